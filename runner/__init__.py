@@ -1,0 +1,3 @@
+"""Offline batch generation that never loses a row."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,202 @@
+"""The schema of every setting. Values live in conf/; this file holds names, types and tiers only.
+
+Each field is either *output-affecting* (part of the fingerprint: a change between restarts is refused,
+key by key) or *runtime* (free to change between restarts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+_TIER = "tier"
+_HELP = "help"
+
+
+def affects(default: Any = None, help: str = "", **kwargs: Any) -> Any:
+    """A setting that changes what is written."""
+    return _setting("output", default, help, **kwargs)
+
+
+def runtime(default: Any = None, help: str = "", **kwargs: Any) -> Any:
+    """A setting that changes how fast or where, never what."""
+    return _setting("runtime", default, help, **kwargs)
+
+
+def _setting(tier: str, default: Any, help: str, **kwargs: Any) -> Any:
+    metadata = {_TIER: tier, _HELP: help}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata, **kwargs)
+    return field(default=default, metadata=metadata, **kwargs)
+
+
+class EngineKind(Enum):
+    """Which engine runs: the real one or the stand-in that needs no model."""
+
+    transformers = "transformers"
+    echo = "echo"
+
+
+class Dtype(Enum):
+    """auto is float32 on a CPU and the checkpoint's own on CUDA."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Device(Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class LoadFormat(Enum):
+    """dummy fills the model with random weights: for timing any shape without its checkpoint."""
+
+    auto = "auto"
+    dummy = "dummy"
+
+
+class InputFormat(Enum):
+    auto = "auto"
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+class KeepPrompt(Enum):
+    """What is kept of the prompt beside each completion."""
+
+    none = "none"
+    prompt = "prompt"
+    messages = "messages"
+
+
+@dataclass
+class JobConfig:
+    """What to ask and how to read the answer."""
+
+    name: str = affects(MISSING, "Names the job and its output folder, outputs/<name>")
+    kind: str = affects("generate", "The registered job that renders prompts and parses answers")
+    module: str | None = affects(None, "A Python file of your own that defines the job: prompt(row), parse(row, completion)")
+    template: str | None = affects(None, "A Jinja template over the row's columns; gives the prompt")
+    template_file: str | None = affects(None, "The same, read from a file")
+    chat: bool = affects(True, "Apply the model's chat template; false completes raw text")
+    system_prompt: str | None = affects(None, "A system message before every conversation")
+    chat_template_kwargs: dict[str, Any] = affects(dict, "Passed to the chat template, e.g. {enable_thinking: false}")
+    truncate_prompt: bool = affects(False, "Cut a prompt that is too long instead of quarantining its row")
+
+
+@dataclass
+class ModelSettings:
+    """Which model, and how its weights are loaded."""
+
+    path: str = affects(MISSING, "A hub id, a local folder or a .gguf file")
+    revision: str | None = affects(None, "The hub revision")
+    adapter: str | None = affects(None, "A LoRA adapter, merged at load (needs peft)")
+    dtype: Dtype = affects(Dtype.auto, "auto: float32 on CPU, the checkpoint's own on CUDA")
+    device: Device = runtime(Device.auto, "auto: cuda where there is one")
+    load_format: LoadFormat = affects(LoadFormat.auto, "dummy: random weights of the model's shape")
+    trust_remote_code: bool = affects(False, "Run code that the model's repository brings; needs a pinned revision")
+
+
+@dataclass
+class InputConfig:
+    """Where the rows come from."""
+
+    path: Any = affects(MISSING, "A file, a glob, or a list of them")
+    format: InputFormat = affects(InputFormat.auto, "auto: by file name")
+    limit: int | None = affects(None, "Only the first N rows")
+    prompt_column: str = affects("prompt", "The column that holds the prompt")
+    messages_column: str = affects("messages", "The column that holds a conversation")
+
+
+@dataclass
+class SamplingConfig:
+    """vLLM's names. null takes the model's generation_config.json, then the default in the help."""
+
+    max_tokens: int = affects(1024, "Longest answer, in tokens")
+    min_tokens: int = affects(0, "No end before this many tokens")
+    temperature: float | None = affects(None, "0 is greedy; default 1.0")
+    top_p: float | None = affects(None, "Default 1.0 (off)")
+    top_k: int | None = affects(None, "0 or -1 is off; default off")
+    min_p: float | None = affects(None, "Default 0.0 (off)")
+    n: int = affects(1, "Samples per prompt")
+    seed: int | None = affects(None, "One seed for every request; default: derived from seed and the row's id")
+    stop: list[str] = affects(list, "Stop strings; \\n means a newline")
+    stop_token_ids: list[int] = affects(list, "Token ids that end an answer")
+    ignore_eos: bool = affects(False, "Go on to max_tokens")
+    repetition_penalty: float | None = affects(None, "Default 1.0 (off)")
+    presence_penalty: float = affects(0.0, "Per token that already stands in the answer")
+    frequency_penalty: float = affects(0.0, "Per occurrence in the answer")
+    skip_special_tokens: bool = affects(True, "Leave special tokens out of the text")
+    include_stop_str_in_output: bool = affects(False, "Keep the stop string in the text")
+
+
+@dataclass
+class EngineConfig:
+    """How the work is batched. All runtime, but for what decides which rows fit."""
+
+    kind: EngineKind = affects(EngineKind.transformers, "echo: a stand-in without a model")
+    max_num_seqs: int = runtime(256, "Most sequences in one step")
+    max_num_batched_tokens: int = runtime(8192, "Most tokens in one step")
+    max_model_len: int | None = affects(None, "Longest prompt + answer; default: the model's")
+    gpu_memory_utilization: float = runtime(0.9, "Share of the card that weights, cache and work space may take")
+    cpu_kv_cache_gib: float = runtime(2.0, "KV cache on a CPU, in GiB")
+    block_size: int = runtime(16, "Tokens per KV block")
+    num_kv_blocks: int | None = runtime(None, "KV blocks; default: measured")
+    enable_prefix_caching: bool = runtime(True, "Reuse the KV blocks of shared prompt beginnings")
+    mixed_prefill: bool = runtime(False, "Put prompt chunks and running rows into one step")
+    async_batching: bool = runtime(True, "Prepare step N+1 while N computes; false takes turns")
+    enforce_eager: bool = runtime(False, "No compile, no CUDA graphs")
+    compile: bool = runtime(True, "torch.compile on CUDA")
+    deterministic: bool = affects(False, "The same bits on every run: one batch shape, no preemption, no prefix reuse")
+
+
+@dataclass
+class OutputConfig:
+    """Where and how the results are written."""
+
+    dir: str | None = runtime(None, "A local or shared folder; default outputs/<job.name>")
+    rows_per_shard: int = affects(1000, "Input rows per part file")
+    sync_seconds: float = runtime(10.0, "Most seconds of finished work that a kill can lose")
+    overwrite: bool = runtime(False, "Start over: the old output is removed first")
+    max_error_rate: float = runtime(0.05, "Stop (exit 3) when more rows than this share fail")
+    max_error_rate_after: int = runtime(200, "Rows before max_error_rate counts")
+    keep_prompt: KeepPrompt = affects(KeepPrompt.prompt, "none, prompt (the rendered text) or messages")
+    column_prefix: str = affects("", "Goes before every column that the runner adds")
+
+
+@dataclass
+class ResumeConfig:
+    accept: list[str] = runtime(list, "Names of changed settings to accept, e.g. [job.code]")
+
+
+@dataclass
+class RunnerConfig:
+    """The whole configuration of a run."""
+
+    job: JobConfig = field(default_factory=JobConfig)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    input: InputConfig = field(default_factory=InputConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    resume: ResumeConfig = field(default_factory=ResumeConfig)
+    seed: int = affects(0, "The run's seed")
+    partition: str = runtime("0/1", "w/W: this process runs the ranges of partition w of W")
+
+
+def settings(config: Any, tier: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of every setting of one tier: "output" or "runtime"."""
+    for item in fields(config):
+        key, value = f"{prefix}{item.name}", getattr(config, item.name)
+        if is_dataclass(value):
+            yield from settings(value, tier, key + ".")
+        elif item.metadata.get(_TIER) == tier:
+            yield key, value.value if isinstance(value, Enum) else value

@@ -1,0 +1,61 @@
+"""Exit codes and the errors that end a run with one clear line."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process returns; scripts and Slurm rely on these."""
+
+    DONE = 0
+    BUG = 1
+    ERROR_BUDGET = 3
+    REFUSED = 64
+    DAMAGED = 65
+    LOCKED = 73
+    IO = 74
+    STOPPED = 75
+    INTERRUPTED = 130
+
+
+class RunnerError(Exception):
+    """An error that the user can act on: its message is one line with the key, the value and the fix."""
+
+    exit_code = ExitCode.BUG
+
+
+class ConfigError(RunnerError):
+    """A setting or an input is refused before any work starts."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class BudgetError(RunnerError):
+    """Too many rows ended in errors/."""
+
+    exit_code = ExitCode.ERROR_BUDGET
+
+
+class DamageError(RunnerError):
+    """Verify found damage in the output folder."""
+
+    exit_code = ExitCode.DAMAGED
+
+
+class LockedError(RunnerError):
+    """Another runner works on this output and partition."""
+
+    exit_code = ExitCode.LOCKED
+
+
+class StorageError(RunnerError):
+    """The file system refused a read or a write; run again once there is space."""
+
+    exit_code = ExitCode.IO
+
+
+class EngineError(RunnerError):
+    """The engine failed and could not be brought back; run again to continue."""
+
+    exit_code = ExitCode.STOPPED

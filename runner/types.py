@@ -1,0 +1,206 @@
+"""The values that the rooms exchange. No torch, no pyarrow, no I/O.
+
+A *row* is one record of the input. A job renders it to one or more *requests*; a request asks for
+``n`` *samples*; the engine runs each sample as one *sequence*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+Message = dict[str, Any]
+"""One chat message: at least ``role`` and ``content``."""
+
+
+class FinishReason(StrEnum):
+    """Why a sample ended."""
+
+    STOP = "stop"  # an end-of-sequence id, a stop id or a stop string
+    LENGTH = "length"  # max_tokens or the context was reached
+    REPETITION = "repetition"  # an exact cycle was detected (opt-in)
+    ABORT = "abort"  # ended by the caller
+    ERROR = "error"  # the engine could not finish it; Sample.error says why
+
+
+class Stage(StrEnum):
+    """Where a row was refused."""
+
+    READ = "read"
+    RENDER = "render"
+    TOKENIZE = "tokenize"
+    GENERATE = "generate"
+    PARSE = "parse"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one request is sampled. The names and meanings are vLLM's.
+
+    ``top_k`` 0 or -1 is off. ``temperature`` 0 is greedy. ``seed`` None means that the run derives one
+    from (run seed, row_id, request_index, sample_index); see `runner.seeds`.
+    """
+
+    max_tokens: int = 1024
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    n: int = 1
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words: tuple[str, ...] = ()
+    logprobs: int | None = None
+    repetition_stop: int = 0  # tokens an exact cycle must cover before it stops a sample; 0 is off
+    skip_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+
+
+@dataclass(slots=True)
+class SourceRow:
+    """One readable input row. ``values`` are the source columns as Python objects."""
+
+    row_id: int
+    values: dict[str, Any]
+
+
+@dataclass(slots=True)
+class RowError:
+    """One row, request or sample that could not be done; becomes one record under ``errors/``.
+
+    ``num_samples`` says for how many samples it stands; ``request_index`` is None for the whole row.
+    """
+
+    row_id: int
+    stage: Stage
+    code: str
+    message: str
+    file: str | None = None
+    line: int | None = None
+    raw: str | None = None
+    source: dict[str, Any] | None = None
+    request_index: int | None = None
+    sample_index: int | None = None
+    num_samples: int = 1
+
+
+@dataclass(slots=True)
+class Request:
+    """One rendered prompt of a row. ``messages`` is None for raw text."""
+
+    row_id: int
+    request_index: int
+    prompt_token_ids: Sequence[int]
+    sampling: SamplingParams
+    prompt: str | None = None
+    messages: list[Message] | None = None
+
+
+@dataclass(slots=True)
+class Sample:
+    """What the engine returns for one sample: ids only. ``error`` is set with FinishReason.ERROR."""
+
+    request_id: int
+    sample_index: int
+    token_ids: list[int]
+    finish_reason: FinishReason
+    stop_reason: int | str | None = None
+    error: str | None = None
+    logprobs: list[Any] | None = None
+
+
+@dataclass(slots=True)
+class Completion:
+    """A finished sample as text: what ``parse(row, completion)`` of a job receives."""
+
+    row_id: int
+    request_index: int
+    sample_index: int
+    text: str
+    finish_reason: FinishReason
+    stop_reason: int | str | None
+    prompt_tokens: int
+    completion_tokens: int
+    seed: int
+    prompt: str | None = None
+    messages: list[Message] | None = None
+    reasoning: str | None = None
+
+
+@dataclass(slots=True)
+class RowResult:
+    """Everything that one input row came to; the unit of the journal.
+
+    Each record holds the output columns of one sample. A row is done when its result is written:
+    ``len(records) + sum(e.num_samples for e in errors) + dropped`` samples are accounted for.
+    """
+
+    row_id: int
+    records: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[RowError] = field(default_factory=list)
+    dropped: int = 0
+
+
+@dataclass(slots=True)
+class EngineRequest:
+    """What crosses to the engine: ids and numbers only. ``seeds`` has one entry a sample."""
+
+    request_id: int
+    prompt_token_ids: Sequence[int]
+    sampling: SamplingParams
+    seeds: tuple[int, ...]
+    sample_indices: tuple[int, ...] = (0,)
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """A snapshot of the engine's counters; totals count from the engine's start."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    kv_blocks_used: int = 0
+    kv_blocks_total: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    preemptions: int = 0
+
+
+class Tokenizer(Protocol):
+    """What the rooms need of a tokenizer; `runner.text` has the one over transformers."""
+
+    def encode(self, text: str, *, special: bool) -> list[int]: ...
+
+    def encode_chat(self, messages: list[Message], **template_kwargs: Any) -> tuple[str, list[int]]: ...
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
+
+
+class EngineClient(Protocol):
+    """An engine as the run sees it; the spawned process, the in-process core and the stand-in all fit."""
+
+    def submit(self, requests: Sequence[EngineRequest]) -> None: ...
+
+    def poll(self, timeout: float) -> list[Sample]: ...
+
+    def abort(self, request_ids: Sequence[int]) -> None: ...
+
+    def stats(self) -> EngineStats: ...
+
+    def close(self) -> None: ...
+
+
+class RowReader(Protocol):
+    """Reads rows ``[start, stop)`` of a frozen inventory, in order, one value a row."""
+
+    def read(self, start: int, stop: int) -> Iterator[SourceRow | RowError]: ...
