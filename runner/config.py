@@ -83,7 +83,7 @@ class JobConfig:
 
     name: str = affects(MISSING, "Names the job and its output folder, outputs/<name>")
     kind: str = affects("generate", "The registered job that renders prompts and parses answers")
-    module: str | None = affects(None, "A Python file of your own that defines the job: prompt(row), parse(row, completion)")
+    module: str | None = affects(None, "Your own Python file: prompt(row), parse(row, completion)")
     template: str | None = affects(None, "A Jinja template over the row's columns; gives the prompt")
     template_file: str | None = affects(None, "The same, read from a file")
     chat: bool = affects(True, "Apply the model's chat template; false completes raw text")
