@@ -204,3 +204,27 @@ class RowReader(Protocol):
     """Reads rows ``[start, stop)`` of a frozen inventory, in order, one value a row."""
 
     def read(self, start: int, stop: int) -> Iterator[SourceRow | RowError]: ...
+
+
+class Job(Protocol):
+    """What to ask and how to read the answer; `jobs` holds the registered ones.
+
+    ``columns`` declares the parsed columns: name to Arrow type name ("string", "int64", "list<string>", ...).
+    ``prompt`` returns the prompt of a row: a string, a list of messages, a list of token ids, a list of such
+    (the row is split into several requests), or None to drop the row. ``parse`` returns the values of
+    ``columns`` for one completion, or None to drop the sample. Either raises `Refused` with a reason.
+    """
+
+    columns: dict[str, str]
+
+    def prompt(self, row: dict[str, Any]) -> Any: ...
+
+    def parse(self, row: dict[str, Any], completion: Completion) -> dict[str, Any] | None: ...
+
+
+class Refused(Exception):  # noqa: N818 - a decision of the job, not a fault
+    """Raised by a job: this row or sample goes to errors/ with a code and a reason."""
+
+    def __init__(self, message: str, code: str = "refused") -> None:
+        super().__init__(message)
+        self.code = code
