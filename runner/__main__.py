@@ -1,0 +1,45 @@
+"""`python -m runner job=...`: settings, then the run, then an exit code; errors of the user are one line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from runner.signals import Overdue, StopFlag
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command line and returns its exit code."""
+    stop = StopFlag().install()
+    from runner.errors import ExitCode, RunnerError  # imported under the handlers, as everything heavier is
+
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments, stop)
+    except RunnerError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    except Overdue:
+        logging.getLogger("runner").warning("stopped; run the same command again to continue")
+        return ExitCode.STOPPED
+    except KeyboardInterrupt:
+        logging.getLogger("runner").warning("interrupted; run the same command again to continue")
+        return ExitCode.INTERRUPTED
+
+
+def _run(arguments: list[str], stop: StopFlag) -> int:
+    from runner.cli.command import parse
+
+    command = parse(arguments)
+    if command.text is not None:
+        sys.stdout.write(command.text)
+        return 0
+    from runner.report.log import log_to_stderr
+    from runner.run import run
+
+    log_to_stderr()
+    assert command.config is not None
+    return run(command.config, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

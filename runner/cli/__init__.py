@@ -1,0 +1,1 @@
+"""From the command line to plain dataclasses: Hydra stays in here."""

@@ -1,0 +1,147 @@
+"""Values and combinations that have the right type and still cannot work. All such rules stand here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from runner.config import EngineKind, KeepPrompt, LoadFormat, RunnerConfig
+from runner.errors import ConfigError
+
+_REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+_PARTITION = re.compile(r"(\d+)/(\d+)")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a number may take; ``above`` excludes the lower end."""
+
+    low: float
+    high: float = float("inf")
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        low = f"more than {self.low:g}" if self.above else f"{self.low:g} or more"
+        return low if self.high == float("inf") else f"{low}, and at most {self.high:g}"
+
+
+RANGES = {
+    "input.limit": Range(0),
+    "sampling.max_tokens": Range(1),
+    "sampling.min_tokens": Range(0),
+    "sampling.temperature": Range(0),
+    "sampling.top_p": Range(0, 1, above=True),
+    "sampling.top_k": Range(-1),
+    "sampling.min_p": Range(0, 1),
+    "sampling.n": Range(1),
+    "sampling.repetition_penalty": Range(0, above=True),
+    "sampling.presence_penalty": Range(-2, 2),
+    "sampling.frequency_penalty": Range(-2, 2),
+    "engine.max_num_seqs": Range(1),
+    "engine.max_num_batched_tokens": Range(1),
+    "engine.max_model_len": Range(1),
+    "engine.gpu_memory_utilization": Range(0, 1, above=True),
+    "engine.cpu_kv_cache_gib": Range(0, above=True),
+    "engine.block_size": Range(1),
+    "engine.num_kv_blocks": Range(1),
+    "output.rows_per_shard": Range(1),
+    "output.sync_seconds": Range(0, above=True),
+    "output.max_error_rate": Range(0, 1),
+    "output.max_error_rate_after": Range(0),
+}
+
+
+def check_combinations(config: RunnerConfig) -> None:
+    """Raises ConfigError with the first value or combination that cannot work."""
+    for problem in _problems(config):
+        raise ConfigError(problem)
+
+
+def _problems(config: RunnerConfig) -> Iterator[str]:
+    yield from _ranges(config)
+    yield from _job(config)
+    yield from _model(config)
+    yield from _sampling(config)
+    yield from _engine(config)
+    yield from _output(config)
+    yield from _partition(config)
+
+
+def _value(config: RunnerConfig, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
+
+
+def _ranges(config: RunnerConfig) -> Iterator[str]:
+    for key, allowed in RANGES.items():
+        value = _value(config, key)
+        if value is not None and not allowed.holds(value):
+            yield f"{key}={value}: must be {allowed}"
+
+
+def _job(config: RunnerConfig) -> Iterator[str]:
+    job = config.job
+    if not job.name.strip(". ") or re.search(r"[/\\\x00-\x1f]", job.name):
+        yield f"job.name={job.name!r}: it names a folder, so no slash and not empty; another place is output.dir=..."
+    if job.template is not None and job.template_file is not None:
+        yield f"job.template_file={job.template_file}: job.template is set too; give one of the two"
+    if not job.chat and job.system_prompt is not None:
+        yield "job.system_prompt: needs a conversation, and job.chat=false completes raw text; drop one of the two"
+    if not job.chat and job.chat_template_kwargs:
+        yield "job.chat_template_kwargs: needs the chat template, and job.chat=false has none; drop one of the two"
+
+
+def _model(config: RunnerConfig) -> Iterator[str]:
+    model = config.model
+    if not model.path.strip():
+        yield "model.path: empty; give a hub id, a local folder or a .gguf file"
+    if model.trust_remote_code and model.revision is None:
+        yield "model.trust_remote_code=true: runs the repository's code, so pin it with model.revision=COMMIT"
+    if model.adapter is not None and model.load_format is LoadFormat.dummy:
+        yield f"model.adapter={model.adapter}: has no meaning over random weights (model.load_format=dummy)"
+
+
+def _sampling(config: RunnerConfig) -> Iterator[str]:
+    sampling = config.sampling
+    if sampling.min_tokens > sampling.max_tokens:
+        yield f"sampling.min_tokens={sampling.min_tokens}: more than sampling.max_tokens={sampling.max_tokens}"
+    if sampling.temperature == 0 and sampling.n > 1:
+        yield f"sampling.n={sampling.n}: {sampling.n} equal answers at sampling.temperature=0; use n=1 or a temperature"
+    if "" in sampling.stop:
+        yield "sampling.stop: an empty stop string would end every answer at once"
+
+
+def _engine(config: RunnerConfig) -> Iterator[str]:
+    engine = config.engine
+    if engine.max_num_batched_tokens < engine.max_num_seqs:
+        yield (
+            f"engine.max_num_batched_tokens={engine.max_num_batched_tokens}: one step must hold a token of each of "
+            f"engine.max_num_seqs={engine.max_num_seqs} sequences"
+        )
+    if engine.max_model_len is not None and engine.kind is EngineKind.transformers and engine.max_model_len < 2:
+        yield f"engine.max_model_len={engine.max_model_len}: no room for a prompt and an answer"
+
+
+def _output(config: RunnerConfig) -> Iterator[str]:
+    output = config.output
+    assert output.dir is not None
+    if _REMOTE.match(output.dir):
+        yield (
+            f"output.dir={output.dir}: commits need a local or shared file system; "
+            "write to a folder and copy it there when the job is done"
+        )
+    if not output.dir.strip():
+        yield "output.dir: empty; give a folder"
+    if output.keep_prompt is KeepPrompt.messages and not config.job.chat:
+        yield "output.keep_prompt=messages: job.chat=false has no conversation to keep; use prompt or none"
+
+
+def _partition(config: RunnerConfig) -> Iterator[str]:
+    match = _PARTITION.fullmatch(config.partition)
+    if match is None or int(match[1]) >= int(match[2]):
+        yield f"partition={config.partition}: must be w/W with w from 0 to W-1, such as 0/1 or 3/32"

@@ -1,0 +1,110 @@
+"""Hydra's part: presets and command line in, one plain RunnerConfig out, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.cli.combinations import check_combinations
+from runner.cli.keys import known_keys, suggestion
+from runner.cli.overrides import Presets, check, refuse_nested
+from runner.config import RunnerConfig
+from runner.errors import ConfigError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def compose(arguments: Iterable[str], config_dir: Path | None = None) -> RunnerConfig:
+    """The settings of a run, checked as far as that goes without opening a file or a model.
+
+    ``arguments`` are key=value strings; ``config_dir`` is a folder of the user's own presets, laid out as conf/.
+    Raises ConfigError with one line that names the key, the value and the fix.
+    """
+    arguments = list(arguments)
+    tree = _tree(check(arguments, presets(config_dir)), arguments, config_dir)
+    try:
+        refuse_nested(OmegaConf.to_container(tree))
+        config = _to_dataclasses(tree)
+    except OmegaConfBaseException as error:
+        raise _explain(error, arguments) from None
+    _fill_in(config)
+    check_combinations(config)
+    return config
+
+
+def presets(config_dir: Path | None = None) -> Presets:
+    """Every group of conf/ with its options, sorted."""
+    found: dict[str, set[str]] = {}
+    for folder in filter(None, (CONF, config_dir)):
+        for path in folder.glob("*/*.yaml"):
+            found.setdefault(path.parent.name, set()).add(path.stem)
+    return {group: sorted(options) for group, options in sorted(found.items())}
+
+
+def _tree(overrides: list[str], arguments: list[str], config_dir: Path | None) -> DictConfig:
+    ConfigStore.instance().store(name="schema", node=RunnerConfig)
+    GlobalHydra.instance().clear()
+    if config_dir is not None:
+        overrides = [f"hydra.searchpath=['file://{_folder(config_dir)}']", *overrides]
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose("config", overrides=overrides)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise _explain(error, arguments) from None
+
+
+def _folder(config_dir: Path) -> Path:
+    if not config_dir.is_dir():
+        raise ConfigError(f"--config-dir={config_dir}: no such folder")
+    return config_dir.resolve()
+
+
+def _explain(error: Exception, arguments: list[str]) -> ConfigError:
+    """One line for what Hydra and OmegaConf say in four to eight."""
+    cause = error.__cause__ or error
+    key = getattr(cause, "full_key", None)
+    first = str(cause).partition("\n")[0]
+    if isinstance(error, MissingConfigException):
+        return ConfigError(f"{error.missing_cfg_file}: no such preset")
+    if not key:
+        return ConfigError(first)
+    if key not in known_keys():
+        return ConfigError(f"{key}: no such setting; {suggestion(key)}")
+    given = next((value for name, _, value in (a.partition("=") for a in arguments) if name.lstrip("+") == key), None)
+    shown = f"{key}={given}" if given is not None else key
+    return ConfigError(f"{shown}: {_reason(first)}; {key} takes {known_keys()[key].type_name}")
+
+
+def _reason(message: str) -> str:
+    """OmegaConf's reason without the words that only a programmer needs."""
+    if "is not Optional" in message:
+        return "null is no value here"
+    message = re.sub(r"^Value '.*' of type '(\w+)' could not be converted to (\w+)", r"a \1 is not a valid \2", message)
+    return message.replace("is not a ListConfig, list or tuple.", "is not a list, write [a,b]")
+
+
+def _to_dataclasses(tree: DictConfig) -> RunnerConfig:
+    missing = sorted(OmegaConf.missing_keys(tree))
+    if missing:
+        key = missing[0]
+        raise ConfigError(f"{key} is missing: give {key}=... ({known_keys()[key].help})")
+    config: Any = OmegaConf.to_object(tree)
+    assert isinstance(config, RunnerConfig)
+    return config
+
+
+def _fill_in(config: RunnerConfig) -> None:
+    r"""The defaults that hang on other settings, and the two characters \n that a shell makes of a newline."""
+    config.sampling.stop = [text.replace("\\n", "\n") for text in config.sampling.stop]
+    if config.output.dir is None:
+        config.output.dir = f"outputs/{config.job.name}"

@@ -1,0 +1,115 @@
+"""Checks the command line's key=value arguments before Hydra sees them: Hydra lets `+unknown=1` through."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+
+from runner.cli.keys import free_form_parent, groups, is_secret, known_keys, nearest, suggestion
+from runner.errors import ConfigError
+
+_SECRET_ADVICE = "settings are written to disk, so a secret is never one; use the environment (HF_TOKEN for a hub)"
+
+
+Presets = dict[str, list[str]]
+"""Every group with the names of its presets."""
+
+
+def check(arguments: list[str], presets: Presets) -> list[str]:
+    """The same arguments as Hydra should see them; raises ConfigError at the first that is not a setting."""
+    parser = OverridesParser.create()
+    overrides = [_check_one(argument, parser, presets) for argument in arguments]
+    _check_groups(overrides, presets)
+    return overrides
+
+
+def _check_groups(overrides: list[str], presets: Presets) -> None:
+    """A preset that does not exist, and the job, which has none by default."""
+    chosen = {name: value.strip("\"'") for name, _, value in (override.partition("=") for override in overrides)}
+    for group in groups():
+        value, options = chosen.get(group, "{"), presets.get(group, [])
+        if value.startswith("{") or value in options:
+            continue
+        advice = "; a model of your own is model.path=..." if group == "model" else ""
+        raise ConfigError(f"{group}={value}: no such preset; {_nearest_option(value, options)}{advice}")
+    if chosen.get("job", "{").startswith("{"):
+        raise ConfigError(f"job is missing: give job=NAME, one of {', '.join(presets['job'])}")
+
+
+def _nearest_option(value: str, options: list[str]) -> str:
+    near = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
+    lead = f"did you mean {near[0]}? " if near else ""
+    return f"{lead}there are: {', '.join(options)}" if options else "this section has settings only"
+
+
+def _check_one(argument: str, parser: OverridesParser, presets: Presets) -> str:
+    name = argument.partition("=")[0].lstrip("+~").strip()
+    if "=" not in argument and not argument.startswith("~"):
+        raise ConfigError(f"{argument}: not key=value; {_whole_argument_hint(argument, presets)}")
+    _check_name(name)
+    override = _parse(argument, name, parser)
+    if override.is_sweep_override():
+        raise ConfigError(f"{argument}: several values; a list is {name}=[a,b], a string is {_quoted(argument)}")
+    if override.type == OverrideType.DEL:
+        raise ConfigError(f"{argument}: a setting cannot be removed; {name}=null takes the default where there is one")
+    bare = argument.lstrip("+")
+    if free_form_parent(name):
+        return "++" + bare
+    if override.type == OverrideType.ADD:
+        raise ConfigError(f"{argument}: {name} is a setting already; write it without the +")
+    return "++" + bare if name in known_keys() and known_keys()[name].free_form else bare
+
+
+def _check_name(name: str) -> None:
+    """Refuses a key that the schema does not have; a secret's value is never echoed."""
+    if name in known_keys() or name in groups():
+        return
+    if is_secret(name) and not nearest(name, cutoff=0.85):
+        raise ConfigError(f"{name}: {_SECRET_ADVICE}")
+    if "_target_" in name.split("."):
+        raise ConfigError(f"{name}: _target_ would run code by its name and is never a setting; see job.module")
+    if not free_form_parent(name):
+        raise ConfigError(f"{name}: no such setting; {suggestion(name)}")
+
+
+def _parse(argument: str, name: str, parser: OverridesParser) -> Override:
+    try:
+        return parser.parse_override(argument)
+    except HydraException:
+        raise ConfigError(f"{argument}: the value does not parse; quote it: {_quoted(argument)}") from None
+
+
+def _quoted(argument: str) -> str:
+    """The argument as a shell should be given it, its value one quoted string."""
+    key, _, value = argument.partition("=")
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        value = value[1:-1]
+    escaped = value.replace('"', '\\"')
+    return shlex.quote(f'{key}="{escaped}"')
+
+
+def _whole_argument_hint(argument: str, presets: Presets) -> str:
+    if argument.startswith("-"):
+        return "the only flags are --help, --version, --cfg and --config-dir"
+    near = next((f"{group}={argument}" for group, options in presets.items() if argument in options), None)
+    if near:
+        return f"did you mean {near}?"
+    near = nearest(argument)
+    return f"did you mean {near}=...?" if near else "`python -m runner --help` shows how"
+
+
+def refuse_nested(value: object, name: str = "") -> None:
+    """Walks a composed tree: no _target_ and no secret, whichever file they came from."""
+    if isinstance(value, list):
+        for item in value:
+            refuse_nested(item, name)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            full = f"{name}.{key}" if name else str(key)
+            if full not in known_keys() and full not in groups():
+                _check_name(full)
+            refuse_nested(item, full)

@@ -1,0 +1,1 @@
+"""What a run tells its user while it works and at its end."""

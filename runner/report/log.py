@@ -1,0 +1,17 @@
+"""One log format, to stderr, through the standard logging module."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Sends the runner's log records to stderr as `12:30:59 INFO runner.run: message`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    for name in ("runner", "jobs"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level)
+        logger.propagate = False
