@@ -1,0 +1,21 @@
+"""Where rows come from: inventory, readers, rendering."""
+
+from runner.input.inventory import (
+    Change,
+    Comparison,
+    Inventory,
+    build_inventory,
+    compare_inventory,
+    extend_inventory,
+)
+from runner.input.reader import InventoryReader
+
+__all__ = [
+    "Change",
+    "Comparison",
+    "Inventory",
+    "InventoryReader",
+    "build_inventory",
+    "compare_inventory",
+    "extend_inventory",
+]

@@ -1,0 +1,72 @@
+"""Parquet: row groups are the places to seek to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runner.errors import ConfigError
+from runner.input.arrow_rows import rows_of
+from runner.input.formats.base import Scan, Span, Tick
+from runner.input.schema import Observed, plain_schema
+from runner.types import RowError, SourceRow
+
+BATCH_ROWS = 1024
+
+
+class ParquetFormat:
+    """A layout holds ``row_groups``: the number of rows in each."""
+
+    suffixes = (".parquet", ".pq")
+
+    def scan(self, path: str, limit: int | None, observed: Observed, tick: Tick) -> Scan:
+        with _open(path) as file:
+            metadata = file.metadata
+            groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+            schema = plain_schema(file.schema_arrow, path)
+        num_rows = sum(groups) if limit is None else min(limit, sum(groups))
+        tick(num_rows, 0)
+        return Scan(num_rows, {"row_groups": groups}, schema)
+
+    def read(self, span: Span, schema: pa.Schema) -> Iterator[SourceRow | RowError]:
+        bounds = pairwise(accumulate(span.layout["row_groups"], initial=0))
+        with _open(span.path) as file:
+            for group, (first, end) in enumerate(bounds):
+                if first >= span.stop:
+                    return
+                if end > span.start:
+                    yield from _read_group(file, group, first, span, schema)
+
+
+def _open(path: str) -> Any:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ConfigError(f"input.path: {path} is not a whole Parquet file ({_line(error)}); replace it") from None
+
+
+def _read_group(file: Any, group: int, first: int, span: Span, schema: pa.Schema) -> Iterator[SourceRow | RowError]:
+    row = first
+    batches = file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], use_threads=False)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, pa.ArrowException) as error:
+            raise ConfigError(
+                f"input.path: {span.path} is corrupt in row group {group} ({_line(error)}); replace the file"
+            ) from None
+        if batch is None:
+            return
+        start, stop = max(span.start - row, 0), min(span.stop - row, batch.num_rows)
+        if start < stop:
+            wanted = batch.slice(start, stop - start)
+            yield from rows_of(wanted, schema, span.first_row_id + row + start, span.path)
+        row += batch.num_rows
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

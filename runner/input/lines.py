@@ -1,0 +1,70 @@
+"""Physical lines of a text file, in batches, with flat memory whatever the file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runner.input.compression import ByteStream
+
+BLOCK_BYTES = 256 * 1024
+MAX_LINE_BYTES = 16 * 1024 * 1024
+RAW_BYTES = 4096
+_BOM = b"\xef\xbb\xbf"
+
+
+class TooLong(bytes):
+    """The first RAW_BYTES of a line over MAX_LINE_BYTES; the rest was read past."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineBatch:
+    """Consecutive lines without their ``\\n``. ``number`` (from 1) and ``offset`` (bytes) are the first line's."""
+
+    number: int
+    offset: int
+    lines: list[bytes]
+
+
+class _Tail:
+    """The line that the last block left unfinished."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._pieces: list[bytes] = []
+
+    def add(self, piece: bytes) -> None:
+        was_short = self.size <= MAX_LINE_BYTES
+        self.size += len(piece)
+        if was_short:
+            self._pieces.append(piece)
+            if self.size > MAX_LINE_BYTES:
+                self._pieces = [b"".join(self._pieces)[:RAW_BYTES]]
+
+    def take(self) -> bytes:
+        line = b"".join(self._pieces) if self.size <= MAX_LINE_BYTES else TooLong(self._pieces[0])
+        self.size, self._pieces = 0, []
+        return line
+
+
+def read_lines(stream: ByteStream, number: int = 1, offset: int = 0) -> Iterator[LineBatch]:
+    """Splits at ``\\n`` bytes only, so that U+2028 and the like stay inside strings. A BOM at offset 0 is skipped.
+
+    ``number`` and ``offset`` say where the stream stands.
+    """
+    tail = _Tail()
+    block = stream.read(BLOCK_BYTES)
+    if offset == 0 and block.startswith(_BOM):
+        block, offset = block[len(_BOM) :], len(_BOM)
+    while block:
+        lines = block.split(b"\n")
+        tail.add(lines[0])
+        if len(lines) > 1:
+            line_bytes = tail.size + len(block) - len(lines[0]) - len(lines[-1])
+            lines[0] = tail.take()
+            tail.add(lines.pop())
+            yield LineBatch(number, offset, lines)
+            number, offset = number + len(lines), offset + line_bytes
+        block = stream.read(BLOCK_BYTES)
+    if tail.size:
+        yield LineBatch(number, offset, [tail.take()])

@@ -1,0 +1,169 @@
+"""The frozen schema: inferred from JSON values or taken from typed files, and what fits it.
+
+The schema is declared once, at job creation, so that every part file has the same columns. Inference keeps,
+for each place in the rows, how often each kind of value stood there; the most frequent kind wins, and rows that
+hold another are quarantined when read. Integers and floats together are a float.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+
+from runner.errors import ConfigError
+
+MAX_FIELDS = 2000
+_SCALARS = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+
+class Observed:
+    """What stood at one place of the rows: counts of kinds, the items of lists, the fields of objects."""
+
+    __slots__ = ("fields", "items", "kinds")
+
+    def __init__(self) -> None:
+        self.kinds: Counter[type] = Counter()
+        self.items: Observed | None = None
+        self.fields: dict[str, Observed] = {}
+
+    def add(self, values: Sequence[Any]) -> None:
+        """Counts a batch of values that stood at this place (column-wise, so the cost a value is small)."""
+        kinds = Counter(map(type, values))
+        self.kinds += kinds
+        if list in kinds:
+            self.items = self.items or Observed()
+            self.items.add(list(chain.from_iterable(v for v in values if type(v) is list)))
+        if dict in kinds:
+            self.add_objects([v for v in values if type(v) is dict])
+
+    def add_objects(self, objects: Sequence[dict[str, Any]]) -> None:
+        """Counts the fields of a batch of objects, in the order in which they first appear."""
+        for name in dict.fromkeys(chain.from_iterable(objects)):
+            if name not in self.fields:
+                self.fields[name] = Observed()
+            self.fields[name].add([o[name] for o in objects if name in o])
+
+    def num_fields(self) -> int:
+        """All fields below this place."""
+        below = sum(child.num_fields() for child in self.fields.values())
+        return len(self.fields) + below + (self.items.num_fields() if self.items else 0)
+
+    def arrow_type(self) -> pa.DataType:
+        """The type of the most frequent kind; nothing but nulls is a string column."""
+        counts = Counter({kind: n for kind, n in self.kinds.items() if kind is not type(None)})
+        if int in counts and float in counts:
+            counts[float] += counts.pop(int)
+        if not counts:
+            return pa.string()
+        kind = max(counts, key=lambda k: counts[k])
+        if kind is list:
+            return pa.list_(self.items.arrow_type() if self.items else pa.string())
+        if kind is dict:
+            return pa.struct([pa.field(name, child.arrow_type()) for name, child in self.fields.items()])
+        return _SCALARS[kind]
+
+    def schema(self) -> pa.Schema:
+        """The schema of the rows whose fields were observed; refused when it has too many fields."""
+        for name, child in self.fields.items():
+            if child.num_fields() > MAX_FIELDS:
+                raise ConfigError(
+                    f"input.path: the objects in column {name!r} have over {MAX_FIELDS} different keys; "
+                    f"store that column as a JSON string"
+                )
+        return pa.schema([pa.field(name, child.arrow_type()) for name, child in self.fields.items()])
+
+
+def encode_schema(schema: pa.Schema) -> str:
+    """The schema as base64 of Arrow's own serialisation."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode("ascii")
+
+
+def decode_schema(text: str) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type that a source column of type ``kind`` has in the output: one that every loader opens.
+
+    Dictionaries are decoded, maps become lists of (key, value), extension types their storage.
+    """
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain_type(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_map(kind):
+        entry = [pa.field("key", plain_type(kind.key_type)), pa.field("value", plain_type(kind.item_type))]
+        return pa.list_(pa.struct(entry))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
+    if pa.types.is_large_list(kind):
+        return pa.large_list(plain_type(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(plain_type(kind.value_type), kind.list_size)
+    if pa.types.is_list(kind) or _is_view(kind, "list_view") or _is_view(kind, "large_list_view"):
+        return pa.list_(plain_type(kind.value_type))
+    if _is_view(kind, "string_view"):
+        return pa.string()
+    if _is_view(kind, "binary_view"):
+        return pa.binary()
+    if _is_view(kind, "run_end_encoded"):
+        return plain_type(kind.value_type)
+    return kind
+
+
+def _is_view(kind: pa.DataType, name: str) -> bool:
+    """Younger types: older pyarrow builds have no test for some of them."""
+    test = getattr(pa.types, f"is_{name}", None)
+    return bool(test and test(kind))
+
+
+def plain_schema(schema: pa.Schema, path: str) -> pa.Schema:
+    """The schema with plain types and without metadata; a union or a repeated column is refused."""
+    repeated = [name for name, n in Counter(schema.names).items() if n > 1]
+    if repeated:
+        raise ConfigError(f"input.path: {path} has the column {repeated[0]!r} twice; rename one of them")
+    unions = [field.name for field in schema if pa.types.is_union(field.type)]
+    if unions:
+        raise ConfigError(f"input.path: {path} has the union column {unions[0]!r}; convert it to one type")
+    return pa.schema([pa.field(field.name, plain_type(field.type)) for field in schema])
+
+
+def unite(schemas: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
+    """One schema for typed files: the same columns, with widened types; else refused with the difference."""
+    first_path, united = "", None
+    for path, schema in schemas:
+        if united is None:
+            first_path, united = path, schema
+            continue
+        for lacking, names in (
+            (path, set(united.names) - set(schema.names)),
+            (first_path, set(schema.names) - set(united.names)),
+        ):
+            if names:
+                raise ConfigError(
+                    f"input.path: {lacking} lacks the columns {sorted(names)} that other input files have; "
+                    f"make the columns equal or run the files as separate jobs"
+                )
+        united = _widen(united, schema, path)
+    if united is None:
+        raise ValueError("no schemas to unite")
+    return united
+
+
+def _widen(united: pa.Schema, schema: pa.Schema, path: str) -> pa.Schema:
+    fields = []
+    for field in united:
+        pair = [pa.schema([field]), pa.schema([schema.field(field.name)])]
+        try:
+            fields.append(pa.unify_schemas(pair, promote_options="permissive").field(0))
+        except pa.ArrowTypeError:
+            raise ConfigError(
+                f"input.path: column {field.name!r} is {schema.field(field.name).type} in {path} but {field.type} "
+                f"in the files before it; make the types equal or run the files as separate jobs"
+            ) from None
+    return pa.schema(fields)
