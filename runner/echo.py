@@ -1,0 +1,80 @@
+"""The stand-in engine and its tokenizer: a whole run without a model, for dry runs and tests.
+
+With engine=echo a token is a byte, whatever model.path says: nothing is loaded and nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from runner.types import EngineRequest, EngineStats, FinishReason, Message, Sample
+
+_MARK = b"abcdefghijklmnop"  # one letter for each four bits of a seed
+
+
+class ByteTokenizer:
+    """UTF-8 bytes as token ids, 0 to 255; a chat is one `role: content` line a message."""
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        return list(text.encode())
+
+    def encode_chat(self, messages: list[Message], **template_kwargs: Any) -> tuple[str, list[int]]:
+        lines = [f"{message['role']}: {message['content']}\n" for message in messages]
+        prompt = "".join((*lines, "assistant:"))
+        return prompt, self.encode(prompt, special=False)
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return bytes(token_ids).decode("utf-8", "replace")
+
+
+class EchoEngine:
+    """An EngineClient that answers with the prompt, at the next poll.
+
+    A greedy sample is the prompt's ids, any other has four letters of its seed before them; both are cut at
+    max_tokens, and repeated up to it with ignore_eos.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[EngineRequest] = deque()
+        self._stats = EngineStats()
+
+    def submit(self, requests: Sequence[EngineRequest]) -> None:
+        self._waiting.extend(requests)
+
+    def poll(self, timeout: float) -> list[Sample]:
+        """Every sample of what was submitted; never waits."""
+        requests, self._waiting = self._waiting, deque()
+        samples = [
+            _echo(request, index, seed)
+            for request in requests
+            for index, seed in zip(request.sample_indices, request.seeds, strict=True)
+        ]
+        self._stats.steps += bool(samples)
+        self._stats.prompt_tokens += sum(len(request.prompt_token_ids) for request in requests)
+        self._stats.completion_tokens += sum(len(sample.token_ids) for sample in samples)
+        return samples
+
+    def abort(self, request_ids: Sequence[int]) -> None:
+        gone = set(request_ids)
+        self._waiting = deque(request for request in self._waiting if request.request_id not in gone)
+
+    def stats(self) -> EngineStats:
+        self._stats.num_waiting = len(self._waiting)
+        return self._stats
+
+    def close(self) -> None:
+        self._waiting.clear()
+
+
+def _echo(request: EngineRequest, sample_index: int, seed: int) -> Sample:
+    sampling = request.sampling
+    answer = list(request.prompt_token_ids)
+    if sampling.temperature > 0:
+        answer = [*(_MARK[seed >> shift & 15] for shift in (12, 8, 4, 0)), *answer]
+    if sampling.ignore_eos:
+        answer *= -(-sampling.max_tokens // len(answer))
+    whole = len(answer) <= sampling.max_tokens and not sampling.ignore_eos
+    reason = FinishReason.STOP if whole else FinishReason.LENGTH
+    return Sample(request.request_id, sample_index, answer[: sampling.max_tokens], reason)

@@ -1,0 +1,149 @@
+"""How far a run is: a bar on a terminal, a log line every half minute elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TextIO
+
+from tqdm import tqdm
+
+from runner.types import EngineStats
+
+logger = logging.getLogger(__name__)
+
+LOG_SECONDS = 30.0
+BAR_SECONDS = 0.5
+WINDOW_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Tokens and samples per second over the last minute."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+
+
+class Throughput:
+    """Rates over a sliding window of the engine's counters."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int, int]] = deque()
+
+    def update(self, now: float, stats: EngineStats) -> Rates:
+        """Takes a snapshot at ``now`` seconds; a new engine, whose counters are lower, starts a new window."""
+        if self._seen and stats.completion_tokens < self._seen[-1][2]:
+            self._seen.clear()
+        self._seen.append((now, stats.prompt_tokens, stats.completion_tokens))
+        while now - self._seen[0][0] > WINDOW_SECONDS and len(self._seen) > 2:
+            self._seen.popleft()
+        then, prompt, completion = self._seen[0]
+        if now <= then:
+            return Rates()
+        seconds = now - then
+        return Rates((stats.prompt_tokens - prompt) / seconds, (stats.completion_tokens - completion) / seconds)
+
+
+class Lengths:
+    """The completion lengths seen so far; what is left is estimated from them, not from rows a second."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.tokens = 0
+        self.longest = 0
+
+    def add(self, tokens: int) -> None:
+        self.samples += 1
+        self.tokens += tokens
+        self.longest = max(self.longest, tokens)
+
+    def seconds_left(self, samples_left: float, unfinished_tokens: int, rate: float, num_running: int) -> float | None:
+        """Seconds until ``samples_left`` more are done; None before anything is known.
+
+        ``unfinished_tokens`` are made already, ``rate`` is tokens a second. The last rows to start may be as long as
+        the longest seen, and then run at one sequence's share of the rate.
+        """
+        if not self.samples or rate <= 0:
+            return None
+        bulk = max(samples_left * self.tokens / self.samples - unfinished_tokens, 0.0) / rate
+        straggler = self.longest * num_running / rate if samples_left > num_running else 0.0
+        return max(bulk, straggler)
+
+
+class Progress:
+    """Counts rows and lengths and shows them with the engine's state; ``show`` is cheap to call at every step."""
+
+    def __init__(self, total_rows: int, done_rows: int, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._total, self._done = total_rows, done_rows
+        self._rows = self._errors = 0
+        self._lengths = Lengths()
+        self._throughput = Throughput()
+        self._bar = self._open_bar() if self._stream.isatty() else None
+        self._next = time.monotonic() + (0.0 if self._bar is not None else LOG_SECONDS)
+
+    def add_sample(self, completion_tokens: int) -> None:
+        self._lengths.add(completion_tokens)
+
+    def add_row(self, failed: bool) -> None:
+        self._rows += 1
+        self._errors += failed
+
+    def show(self, stats: EngineStats) -> None:
+        """Writes the state if it is time to."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + (BAR_SECONDS if self._bar is not None else LOG_SECONDS)
+        text = self._text(now, stats)
+        if self._bar is None:
+            logger.info("%d/%d rows, %s", self._done + self._rows, self._total, text)
+            return
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(self._done + self._rows - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._done + self._rows - self._bar.n)
+            self._bar.close()
+
+    def _open_bar(self) -> tqdm:
+        layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} rows {elapsed} {postfix}"
+        return tqdm(
+            total=self._total, initial=self._done, file=self._stream, dynamic_ncols=True, bar_format=layout, leave=True
+        )
+
+    def _text(self, now: float, stats: EngineStats) -> str:
+        rates = self._throughput.update(now, stats)
+        parts = [
+            f"{rates.prompt:,.0f} in + {rates.completion:,.0f} out tok/s",
+            f"{stats.num_running} running, {stats.num_waiting} waiting",
+        ]
+        if stats.kv_blocks_total:
+            parts.append(f"KV {stats.kv_blocks_used / stats.kv_blocks_total:.0%}")
+        if self._errors:
+            parts.append(f"{self._errors} failed")
+        left = self._seconds_left(stats, rates)
+        if left is not None:
+            parts.append(f"ETA {duration(left)}")
+        return ", ".join(parts)
+
+    def _seconds_left(self, stats: EngineStats, rates: Rates) -> float | None:
+        rows_left = self._total - self._done - self._rows
+        samples_a_row = self._lengths.samples / self._rows if self._rows else 1.0
+        unfinished = max(stats.completion_tokens - self._lengths.tokens, 0)
+        return self._lengths.seconds_left(rows_left * samples_a_row, unfinished, rates.completion, stats.num_running)
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 5 h 07 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

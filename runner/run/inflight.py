@@ -1,0 +1,94 @@
+"""The rows that the engine works on: what each still waits for, and under which request id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+
+from runner.seeds import sample_seed
+from runner.types import EngineRequest, Request, RowResult, Sample, SourceRow
+
+
+@dataclass(slots=True, eq=False)
+class RowWork:
+    """One rendered row. ``pending`` are the samples not back yet, as (request_index, sample_index)."""
+
+    row: SourceRow
+    requests: list[Request]
+    result: RowResult
+    pending: set[tuple[int, int]] = field(init=False)
+    lone_crashes: int = 0  # engine crashes while this row was the only one in flight
+
+    def __post_init__(self) -> None:
+        self.pending = {(request.request_index, i) for request in self.requests for i in range(request.sampling.n)}
+
+
+@dataclass(slots=True, frozen=True)
+class Ticket:
+    """Whose a request id is, with the seed of each sample asked for under it."""
+
+    work: RowWork
+    request: Request
+    seeds: dict[int, int]
+
+
+class InFlight:
+    """Hands out request ids and finds the row of a sample that comes back."""
+
+    def __init__(self, run_seed: int) -> None:
+        self._run_seed = run_seed
+        self._ids = count()
+        self._tickets: dict[int, Ticket] = {}
+        self._rows: dict[int, RowWork] = {}
+        self.num_samples = 0
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._rows)
+
+    def add(self, work: RowWork) -> list[EngineRequest]:
+        """Takes up a row and returns the requests for what it still waits for, in order."""
+        self._rows[work.row.row_id] = work
+        self.num_samples += len(work.pending)
+        return [self._ask(work, request, indices) for request in work.requests if (indices := _open(work, request))]
+
+    def settle(self, sample: Sample) -> Ticket | None:
+        """Marks a sample as back; None when its request is no longer waited for (an old engine's answer)."""
+        ticket = self._tickets.get(sample.request_id)
+        if ticket is None:
+            return None
+        work = ticket.work
+        work.pending.discard((ticket.request.request_index, sample.sample_index))
+        self.num_samples -= 1
+        if not any((ticket.request.request_index, index) in work.pending for index in ticket.seeds):
+            del self._tickets[sample.request_id]
+        if not work.pending:
+            del self._rows[work.row.row_id]
+        return ticket
+
+    def take_all(self) -> list[RowWork]:
+        """Empties the table, for an engine that is gone; the rows in the order of their ids."""
+        rows = sorted(self._rows.values(), key=lambda work: work.row.row_id)
+        self._tickets.clear()
+        self._rows.clear()
+        self.num_samples = 0
+        return rows
+
+    def _ask(self, work: RowWork, request: Request, indices: list[int]) -> EngineRequest:
+        seeds = {index: seed_of(self._run_seed, request, index) for index in indices}
+        request_id = next(self._ids)
+        self._tickets[request_id] = Ticket(work, request, seeds)
+        return EngineRequest(
+            request_id, request.prompt_token_ids, request.sampling, tuple(seeds.values()), tuple(indices)
+        )
+
+
+def seed_of(run_seed: int, request: Request, sample_index: int) -> int:
+    """The seed of one sample: a fixed sampling.seed counts up over the samples, otherwise the row decides."""
+    if request.sampling.seed is not None:
+        return request.sampling.seed + sample_index
+    return sample_seed(run_seed, request.row_id, request.request_index, sample_index)
+
+
+def _open(work: RowWork, request: Request) -> list[int]:
+    return [i for i in range(request.sampling.n) if (request.request_index, i) in work.pending]

@@ -1,0 +1,96 @@
+"""An engine that fails is made anew, and the rows it held are retried so that a poisonous one gives itself away."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from runner.errors import EngineError
+from runner.run.inflight import RowWork
+from runner.types import EngineClient, EngineRequest, EngineStats, Sample
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES = 3
+MAX_LONE_CRASHES = 2
+
+
+class Suspects:
+    """Rows that were in flight at a crash: the next group is one row, then two, four, ... while all goes well.
+
+    A row that was alone at a crash goes to the end and is retried alone; its second lone crash condemns it. So a
+    transient failure costs a few small batches, and a poisonous row takes no innocent one along.
+    """
+
+    def __init__(self) -> None:
+        self._queue: deque[RowWork] = deque()
+        self._group_size = 1
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def crashed(self, rows: Sequence[RowWork]) -> list[RowWork]:
+        """Takes the rows of a crash back; returns those that are condemned."""
+        self._group_size = 1
+        if len(rows) != 1:
+            self._queue.extendleft(reversed(rows))
+            return []
+        rows[0].lone_crashes += 1
+        if rows[0].lone_crashes >= MAX_LONE_CRASHES:
+            return list(rows)
+        self._queue.append(rows[0])
+        return []
+
+    def next_group(self) -> list[RowWork]:
+        """The rows to try together next; call it only when nothing is in flight."""
+        if self._queue and self._queue[0].lone_crashes:
+            return [self._queue.popleft()]
+        group: list[RowWork] = []
+        while self._queue and len(group) < self._group_size and not self._queue[0].lone_crashes:
+            group.append(self._queue.popleft())
+        self._group_size *= 2
+        return group
+
+
+class RestartingEngine:
+    """The engine of a run and the factory of its successors. Made at the first use."""
+
+    def __init__(self, factory: Callable[[], EngineClient]) -> None:
+        self._factory = factory
+        self._client: EngineClient | None = None
+        self._failures = 0  # since the last sample that came back
+
+    def start(self) -> EngineClient:
+        """The running engine; one is made if there is none. Raises EngineError as its factory does."""
+        if self._client is None:
+            self._client = self._factory()
+        return self._client
+
+    def submit(self, requests: Sequence[EngineRequest]) -> None:
+        self.start().submit(requests)
+
+    def poll(self, timeout: float) -> list[Sample]:
+        samples = self.start().poll(timeout)
+        if samples:
+            self._failures = 0
+        return samples
+
+    def abort(self, request_ids: Iterable[int]) -> None:
+        self.start().abort(list(request_ids))
+
+    def stats(self) -> EngineStats:
+        return self._client.stats() if self._client is not None else EngineStats()
+
+    def failed(self, error: EngineError) -> None:
+        """Drops the failed engine; raises EngineError after MAX_FAILURES without a sample in between."""
+        self.close()
+        self._failures += 1
+        if self._failures >= MAX_FAILURES:
+            raise EngineError(f"the engine failed {self._failures} times without progress; the last time: {error}")
+        logger.warning("the engine failed and is started again (%d of %d): %s", self._failures, MAX_FAILURES, error)
+
+    def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
