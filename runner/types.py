@@ -210,12 +210,14 @@ class Job(Protocol):
     """What to ask and how to read the answer; `jobs` holds the registered ones.
 
     ``columns`` declares the parsed columns: name to Arrow type name ("string", "int64", "list<string>", ...).
+    ``code`` is the hash of the job's source file, for the fingerprint (``job.code``).
     ``prompt`` returns the prompt of a row: a string, a list of messages, a list of token ids, a list of such
     (the row is split into several requests), or None to drop the row. ``parse`` returns the values of
     ``columns`` for one completion, or None to drop the sample. Either raises `Refused` with a reason.
     """
 
     columns: dict[str, str]
+    code: str
 
     def prompt(self, row: dict[str, Any]) -> Any: ...
 
