@@ -11,9 +11,10 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from runner.cli.combinations import check_combinations
 from runner.cli.keys import known_keys, suggestion
@@ -59,7 +60,7 @@ def _tree(overrides: list[str], arguments: list[str], config_dir: Path | None) -
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra_compose("config", overrides=overrides)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise _explain(error, arguments) from None
 
 
@@ -70,19 +71,20 @@ def _folder(config_dir: Path) -> Path:
 
 
 def _explain(error: Exception, arguments: list[str]) -> ConfigError:
-    """One line for what Hydra and OmegaConf say in four to eight."""
+    """One line for what Hydra, OmegaConf and YAML say in four to eight."""
     cause = error.__cause__ or error
-    key = getattr(cause, "full_key", None)
-    first = str(cause).partition("\n")[0]
-    if isinstance(error, MissingConfigException):
-        return ConfigError(f"{error.missing_cfg_file}: no such preset")
-    if not key:
-        return ConfigError(first)
+    lines = [line.strip() for line in str(cause).splitlines()]
+    if isinstance(error, YAMLError):
+        return ConfigError(f"a preset is not valid YAML: {' '.join(lines)}")
+    key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), None)
+    where = f"{lines.pop(0).partition(':')[0]}, " if lines[0].endswith("raised while composing config:") else ""
+    if key is None:
+        return ConfigError(where + lines[0])
     if key not in known_keys():
-        return ConfigError(f"{key}: no such setting; {suggestion(key)}")
+        return ConfigError(f"{where}{key}: no such setting; {suggestion(key)}")
     given = next((value for name, _, value in (a.partition("=") for a in arguments) if name.lstrip("+") == key), None)
     shown = f"{key}={given}" if given is not None else key
-    return ConfigError(f"{shown}: {_reason(first)}; {key} takes {known_keys()[key].type_name}")
+    return ConfigError(f"{where}{shown}: {_reason(lines[0])}; {key} takes {known_keys()[key].type_name}")
 
 
 def _reason(message: str) -> str:

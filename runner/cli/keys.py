@@ -78,11 +78,13 @@ def is_secret(name: str) -> bool:
 
 
 def nearest(name: str, cutoff: float = 0.6) -> str | None:
-    """The known key most like `name`: within its section, else by its last part in any."""
+    """The known key most like `name`: the same one of another section, a close one of its own, or of any."""
     section, _, leaf = name.rpartition(".")
     known = [*known_keys(), *sorted(groups())]
     inside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == section}
     anywhere = {key.rpartition(".")[2]: key for key in reversed(known)}
+    if leaf in anywhere:
+        return anywhere[leaf]
     for names, least in ((inside, cutoff), (anywhere, max(cutoff, 0.75))):
         match = difflib.get_close_matches(leaf, names, n=1, cutoff=least)
         if match:
