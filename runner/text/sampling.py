@@ -1,0 +1,172 @@
+"""From settings to sampling parameters, with every value checked."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from runner.config import SamplingConfig
+from runner.errors import ConfigError
+from runner.types import SamplingParams
+
+log = logging.getLogger(__name__)
+
+_FROM_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_NAMES = tuple(item.name for item in fields(SamplingParams))
+_INT64 = 1 << 63
+
+
+def load_generation_config(folder: str | Path) -> dict[str, Any]:
+    """The model's generation_config.json; empty where there is none."""
+    path = Path(folder) / "generation_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"model.path: {path} is not JSON ({error}); repair or remove it") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"model.path: {path} is not a JSON object; repair or remove it")
+    return value
+
+
+def eos_token_ids(generation_config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The ids that end an answer; from generation_config only, since tokenizers may name the wrong one."""
+    value = generation_config.get("eos_token_id")
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def resolve_sampling(config: SamplingConfig, generation_config: Mapping[str, Any]) -> SamplingParams:
+    """The job's sampling: its settings, null ones from generation_config, else the documented default.
+
+    What the model decided is logged. Raises ConfigError naming the key, the value and the fix.
+    """
+    given = {name: value for name in _NAMES if (value := getattr(config, name, None)) is not None}
+    given["stop"] = [_newlines(stop) for stop in given.get("stop", [])]
+    taken = {
+        name: generation_config[name]
+        for name in _FROM_MODEL
+        if name not in given and generation_config.get(name) is not None
+    }
+    if taken:
+        log.info("from generation_config.json: %s", ", ".join(f"{name}={value}" for name, value in taken.items()))
+    return override_sampling(SamplingParams(), {**taken, **given})
+
+
+def override_sampling(params: SamplingParams, values: Mapping[str, Any], prefix: str = "sampling.") -> SamplingParams:
+    """``params`` with some values replaced, null ones left alone; each is checked, unknown ones are refused."""
+    unknown = [name for name in values if name not in _NAMES]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], _NAMES, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_NAMES)}"
+        raise ConfigError(f"{prefix}{unknown[0]} is not a sampling option; {hint}")
+    checked = {name: _CHECKS[name](f"{prefix}{name}", value) for name, value in values.items() if value is not None}
+    params = replace(params, **checked)
+    _check_together(params, prefix)
+    return params
+
+
+def _check_together(params: SamplingParams, prefix: str) -> None:
+    if params.min_tokens > params.max_tokens:
+        raise ConfigError(f"{prefix}min_tokens={params.min_tokens} is over max_tokens={params.max_tokens}; lower it")
+    if params.n > 1 and params.temperature == 0:
+        raise ConfigError(
+            f"{prefix}n={params.n} with temperature=0 gives equal answers; set temperature above 0 or n=1"
+        )
+
+
+def _newlines(text: str) -> str:
+    """A command line cannot easily hold a newline: ``\\n`` stands for one."""
+    return text.replace("\\n", "\n") if isinstance(text, str) else text
+
+
+Check = Callable[[str, Any], Any]
+
+
+def _bad(key: str, value: Any, fix: str) -> ConfigError:
+    return ConfigError(f"{key}={value!r}: must be {fix}")
+
+
+def _integer(low: int, high: int = _INT64 - 1, fix: str = "") -> Check:
+    def check(key: str, value: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # Arrow and JSON readers may widen whole numbers
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise _bad(key, value, fix or f"an integer of at least {low}")
+        return value
+
+    return check
+
+
+def _number(accepts: Callable[[float], bool], fix: str) -> Check:
+    def check(key: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _bad(key, value, fix)
+        if not math.isfinite(value) or not accepts(value):
+            raise _bad(key, value, fix)
+        return float(value)
+
+    return check
+
+
+def _flag(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _bad(key, value, "true or false")
+    return value
+
+
+def _strings(key: str, value: Any) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, Sequence) or not all(isinstance(v, str) and v for v in values):
+        raise _bad(key, value, "a list of strings that are not empty")
+    return tuple(values)
+
+
+def _token_ids(key: str, value: Any) -> tuple[int, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise _bad(key, value, "a list of token ids")
+    return tuple(_integer(0, fix="a list of token ids")(key, v) for v in value)
+
+
+def _logit_bias(key: str, value: Any) -> tuple[tuple[int, float], ...]:
+    """A mapping of token id (a string in JSON) to bias, or pairs of the two."""
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    fix = "a mapping of token ids to numbers from -100 to 100"
+    bias = _number(lambda x: -100 <= x <= 100, fix)
+    try:
+        return tuple((int(token), bias(key, b)) for token, b in pairs if b is not None)
+    except (TypeError, ValueError):
+        raise _bad(key, value, fix) from None
+
+
+_PENALTY = _number(lambda x: -2 <= x <= 2, "a number from -2 to 2")
+_CHECKS: dict[str, Check] = {
+    "max_tokens": _integer(1),
+    "min_tokens": _integer(0),
+    "temperature": _number(lambda x: x >= 0, "0 (greedy) or a positive number"),
+    "top_p": _number(lambda x: 0 < x <= 1, "over 0 and at most 1 (off)"),
+    "top_k": _integer(-1, fix="a positive integer, or 0 or -1 (off)"),
+    "min_p": _number(lambda x: 0 <= x <= 1, "from 0 (off) to 1"),
+    "n": _integer(1),
+    "seed": _integer(-_INT64, fix="a 64-bit integer"),
+    "stop": _strings,
+    "stop_token_ids": _token_ids,
+    "ignore_eos": _flag,
+    "repetition_penalty": _number(lambda x: x > 0, "a positive number; 1 is off"),
+    "presence_penalty": _PENALTY,
+    "frequency_penalty": _PENALTY,
+    "logit_bias": _logit_bias,
+    "bad_words": _strings,
+    "logprobs": _integer(0),
+    "repetition_stop": _integer(0),
+    "skip_special_tokens": _flag,
+    "include_stop_str_in_output": _flag,
+}
