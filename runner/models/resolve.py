@@ -167,7 +167,8 @@ def _check_weights(folder: Path, settings: ModelSettings) -> None:
             "convert them to safetensors or choose another revision"
         )
     raise ConfigError(
-        f"model.path={settings.path} has no *.safetensors weights (pickled ones are not loaded); for random ones model.load_format=dummy"
+        f"model.path={settings.path} has no *.safetensors weights, and pickled ones are not loaded; "
+        "for random weights set model.load_format=dummy"
     )
 
 
