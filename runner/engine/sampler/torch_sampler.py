@@ -10,7 +10,7 @@ from torch import Tensor
 
 from runner.engine.sampler.base import LogprobsBuffer, Status, Variant
 from runner.engine.sampler.edits import ONE_OUTPUT
-from runner.engine.sampler.filters import NEGATIVE_INFINITY, edited_logits, kept_floor
+from runner.engine.sampler.filters import NEGATIVE_INFINITY, edited_logits, first_max, kept_floor
 from runner.engine.sampler.noise import hash_bits, negative_gumbel, row_keys, token_words
 from runner.engine.sampler.state import FIRST_WORD, ROW, SamplingState
 
@@ -98,12 +98,14 @@ class TorchSampler:
 
     def _choose_random(self, batch: _Batch, indices: np.ndarray) -> None:
         """Rows with a temperature and nothing else, some at a time."""
-        device, chunk = batch.logits.device, len(self._hash)
-        scales = torch.from_numpy(1 / batch.params["temperature"][indices, None]).to(device).split(chunk)
-        for index, scale in zip(torch.from_numpy(indices).to(device).split(chunk), scales, strict=True):
-            x = self._scores[: len(index)].copy_(batch.logits[index]).mul_(scale)
-            x.sub_(self._noise(batch, index, slice(None)))
-            batch.best[index], batch.tokens[index] = x.max(1)
+        if len(indices) == 0:
+            return
+        chunk = len(self._hash)
+        index, picked = _pick(batch, indices)
+        scales = torch.from_numpy(1 / batch.params["temperature"][indices, None]).to(picked.device)
+        for part, logits, scale in zip(index.split(chunk), picked.split(chunk), scales.split(chunk), strict=True):
+            x = self._scores[: len(part)].copy_(logits).mul_(scale)
+            batch.best[part], batch.tokens[part] = first_max(x.sub_(self._noise(batch, part, slice(None))))
 
     def _noise(self, batch: _Batch, index: Tensor, token_ids: Tensor | slice) -> Tensor:
         """Negative Gumbel noise [rows, tokens] of rows ``index``, in scratch that the next call overwrites."""
@@ -131,13 +133,19 @@ class TorchSampler:
             _write_logprobs(logprobs, index, logs, token)
 
 
-def _choose_greedy(batch: _Batch, indices: np.ndarray) -> None:
-    """Rows that take their best token; all of them at once and without a copy when there are no others."""
+def _pick(batch: _Batch, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The rows' indices on the device and their logits, not copied when they are the whole batch."""
     index = torch.from_numpy(indices).to(batch.logits.device)
-    picked = batch.logits if len(indices) == len(batch.tokens) else batch.logits[index]
-    tokens = picked.argmax(1, keepdim=True)
-    batch.tokens[index] = tokens[:, 0]
-    batch.best[index] = picked.gather(1, tokens)[:, 0].float()
+    return index, batch.logits if len(indices) == len(batch.tokens) else batch.logits[index]
+
+
+def _choose_greedy(batch: _Batch, indices: np.ndarray) -> None:
+    """Rows that take their best token."""
+    if len(indices) == 0:
+        return
+    index, picked = _pick(batch, indices)
+    best, tokens = first_max(picked)
+    batch.best[index], batch.tokens[index] = best.float(), tokens
 
 
 def _count(batch: _Batch, state: SamplingState, valid: Tensor) -> None:
