@@ -1,0 +1,132 @@
+"""The engine in one process: scheduler, model runner, and the loop that keeps a step in flight."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence as SequenceOf
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from runner.engine.model_runner import Launched
+from runner.engine.plan import StepPlan
+from runner.engine.scheduler import Scheduler
+from runner.engine.sequence import Prompt, Sequence
+from runner.engine.slots import SlotTable
+from runner.types import EngineRequest, EngineStats, FinishReason, Sample
+
+log = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """What the loop needs of a model runner; the host benchmark stubs it."""
+
+    def launch(self, plan: StepPlan, table: SlotTable) -> Launched: ...
+
+    def results(self, launched: Launched) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def recover(self) -> None: ...
+
+
+class EngineCore:
+    """Takes requests, runs steps, returns finished samples.
+
+    With ``async_batching`` step N + 1 is planned and launched before the results of step N are read, so that the
+    device never waits for the host; without it each step is read before the next is planned. The parts and their
+    order within a step are the same.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, runner: Runner, async_batching: bool = True, prefix_caching: bool = True
+    ) -> None:
+        self.scheduler = scheduler
+        self._runner = runner
+        self._async = async_batching
+        self._prefix_caching = prefix_caching
+        self._in_flight: deque[Launched] = deque()
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work or bool(self._in_flight)
+
+    def add(self, requests: SequenceOf[EngineRequest]) -> list[Sample]:
+        """Queues requests; returns the samples of those that can never run here, with the reason."""
+        refused = []
+        for request in requests:
+            tokens = np.asarray(request.prompt_token_ids, dtype=np.int32)
+            limit = min(len(tokens) + request.sampling.max_tokens, self.scheduler.config.max_model_len)
+            prompt = Prompt(tokens, self._salt(request))
+            for index, seed in zip(request.sample_indices, request.seeds, strict=True):
+                sequence = Sequence(request.request_id, index, prompt, request.sampling, seed, limit)
+                reason = self.scheduler.refusal(sequence)
+                if reason is None:
+                    self.scheduler.add(sequence)
+                else:
+                    refused.append(Sample(request.request_id, index, [], FinishReason.ERROR, error=reason))
+        return refused
+
+    def abort(self, request_ids: set[int]) -> list[Sample]:
+        return self.scheduler.abort(request_ids)
+
+    def step(self) -> list[Sample]:
+        """Launches the next step, if there is one, and returns what the step before it finished."""
+        plan = self.scheduler.schedule()
+        if plan is None:
+            return self._accept_all_but(0)
+        try:
+            self._in_flight.append(self._runner.launch(plan, self.scheduler.slots))
+        except torch.OutOfMemoryError:
+            return self._accept_all_but(0) + self._shrink([plan])
+        return self._accept_all_but(1 if self._async else 0)
+
+    def stats(self) -> EngineStats:
+        """A snapshot; the object is kept up to date by later calls."""
+        stats = self.scheduler.stats
+        stats.num_waiting = self.scheduler.num_waiting
+        stats.num_running = self.scheduler.slots.num_slots - self.scheduler.slots.num_free
+        stats.kv_blocks_used = self.scheduler.blocks.num_used
+        return stats
+
+    def check_drained(self) -> None:
+        """Asserts that every block and slot is back once there is no work; cheap enough to stay on."""
+        assert not self._in_flight
+        self.scheduler.check_drained()
+
+    def _salt(self, request: EngineRequest) -> bytes | None:
+        """Where the prompt's block hashes start: all prompts share, or only the samples of one request, or none."""
+        if self.scheduler.config.deterministic:
+            return None
+        if self._prefix_caching:
+            return b""
+        return request.request_id.to_bytes(8, "little") if len(request.seeds) > 1 else None
+
+    def _accept_all_but(self, ahead: int) -> list[Sample]:
+        """Reads the results of the oldest steps until ``ahead`` are left in flight."""
+        samples = []
+        while len(self._in_flight) > ahead:
+            launched = self._in_flight.popleft()
+            try:
+                tokens, status = self._runner.results(launched)
+            except torch.OutOfMemoryError:
+                failed = [launched.plan, *(later.plan for later in self._in_flight)]
+                self._in_flight.clear()
+                return samples + self._shrink(failed)
+            samples += self.scheduler.accept(launched.plan, tokens, status)
+        return samples
+
+    def _shrink(self, failed: list[StepPlan]) -> list[Sample]:
+        """Out of memory: halves the batch and computes the failed steps' rows again; a lone row is given up."""
+        self._runner.recover()
+        scheduler = self.scheduler
+        slots = {slot for plan in failed for slot in plan.slots}
+        samples = []
+        if len(slots) == 1:
+            samples = scheduler.give_up(slots.pop(), "out_of_memory: one sequence alone does not fit on the device")
+        else:
+            scheduler.max_running = len(slots) // 2
+            log.warning("The device ran out of memory; at most %d sequences run from now on", scheduler.max_running)
+        for plan in failed:
+            scheduler.fail_step(plan)
+        return samples

@@ -1,0 +1,68 @@
+"""CUDA streams and events, none of them the default stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from runner.engine.device.base import Buffer, Device, Event, Stream
+
+
+class CudaBuffer(Buffer):
+    def host_write(self) -> np.ndarray:
+        return self.tensor.numpy()
+
+    def host_read(self) -> np.ndarray:
+        return self.tensor.numpy()
+
+
+class CudaEvent(Event):
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self.event = torch.cuda.Event(blocking=True)  # a blocking wait does not spin a core
+        self.event.record(stream)
+
+    def synchronize(self) -> None:
+        self.event.synchronize()
+
+
+class CudaStream(Stream):
+    def __init__(self, name: str, device: torch.device, priority: int = 0) -> None:
+        self.name = name
+        self.stream = torch.cuda.Stream(device, priority=priority)
+
+    def enqueue(
+        self, operation: Callable[[], None], reads: Sequence[Buffer] = (), writes: Sequence[Buffer] = ()
+    ) -> None:
+        with torch.cuda.stream(self.stream):
+            operation()
+
+    def wait(self, event: Event) -> None:
+        assert isinstance(event, CudaEvent)
+        self.stream.wait_event(event.event)
+
+    def record(self) -> CudaEvent:
+        return CudaEvent(self.stream)
+
+
+class CudaDevice(Device):
+    def __init__(self, index: int = 0) -> None:
+        self.torch_device = torch.device("cuda", index)
+        torch.cuda.set_device(self.torch_device)
+        self.h2d = CudaStream("h2d", self.torch_device)
+        self.compute = CudaStream("compute", self.torch_device)
+        self.d2h = CudaStream("d2h", self.torch_device, priority=-1)
+
+    def host_buffer(self, name: str, size: int) -> CudaBuffer:
+        return CudaBuffer(name, torch.empty(size, dtype=torch.int32, pin_memory=True))
+
+    def device_buffer(self, name: str, size: int) -> CudaBuffer:
+        return CudaBuffer(name, torch.empty(size, dtype=torch.int32, device=self.torch_device))
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize(self.torch_device)
+
+    def discard(self) -> None:
+        self.synchronize()
+        torch.cuda.empty_cache()

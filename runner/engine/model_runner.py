@@ -1,0 +1,211 @@
+"""Runs steps on the device: packet in, forward, sample, results out. Knows no sequences, only slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from runner.engine.attention.base import AttentionBackend
+from runner.engine.attention.metadata import AttentionBatch
+from runner.engine.batch import BatchBuilder, Packet, Section, packet_capacity
+from runner.engine.device import Buffer, Device, Event
+from runner.engine.device_slots import DeviceSlots
+from runner.engine.layers import StepContext
+from runner.engine.plan import StepPlan
+from runner.engine.sampler import SamplingState, Variant, bias_entries, load_sampler, needs_edits
+from runner.engine.scheduler import SchedulerConfig
+from runner.engine.sequence import Sequence
+from runner.engine.slots import SlotTable
+
+_NUM_BUFFERS = 2  # one pair is filled and read by the host while the device works on the other
+
+
+@dataclass(slots=True)
+class Launched:
+    """A step on its way: its results are in ``buffer`` once ``event`` has passed."""
+
+    plan: StepPlan
+    buffer: Buffer
+    event: Event
+
+
+class ModelRunner:
+    """Owns the device: the model, its cache, the slot state and the double buffers."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        backend: AttentionBackend,
+        context: StepContext,
+        device: Device,
+        config: SchedulerConfig,
+        eos_ids: tuple[int, ...],
+        vocab_size: int,
+    ) -> None:
+        self._model = model
+        self._backend = backend
+        self._context = context
+        self._device = device
+        self._config = config
+        self.slots = DeviceSlots(
+            config.max_num_seqs, config.max_blocks_per_sequence, config.num_blocks, device.torch_device
+        )
+        self._sampling = SamplingState(config.max_num_seqs, vocab_size, device.torch_device)
+        self._sampler = load_sampler(device.torch_device)
+        self._builder = BatchBuilder(config, eos_ids)
+        capacity, results = packet_capacity(config), 2 * 2 * config.max_num_seqs
+        self._host_in = [device.host_buffer(f"host_in{i}", capacity) for i in range(_NUM_BUFFERS)]
+        self._device_in = [device.device_buffer(f"device_in{i}", capacity) for i in range(_NUM_BUFFERS)]
+        self._device_out = [device.device_buffer(f"device_out{i}", results) for i in range(_NUM_BUFFERS)]
+        self._host_out = [device.host_buffer(f"host_out{i}", results) for i in range(_NUM_BUFFERS)]
+        self._parity = 0
+
+    def launch(self, plan: StepPlan, table: SlotTable) -> Launched:
+        """Queues one step on the three streams and returns at once."""
+        i = self._parity = (self._parity + 1) % _NUM_BUFFERS
+        device, host_in, device_in = self._device, self._host_in[i], self._device_in[i]
+        device_out, host_out = self._device_out[i], self._host_out[i]
+        packet = self._builder.build(plan, table.block_table, table.length, host_in.host_write())
+        if packet.size:
+            size = packet.size
+            device.h2d.enqueue(_copy(host_in, device_in, size), reads=[host_in], writes=[device_in])
+            device.compute.wait(device.h2d.record())
+        step = _Step(packet, len(plan.decode), len(plan.sampled), variant(plan, table), _edits(plan.admitted))
+        reads = [device_in] if packet.size else []
+        device.compute.enqueue(
+            lambda: self._run(step, device_in.tensor, device_out.tensor), reads=reads, writes=[device_out]
+        )
+        device.d2h.wait(device.compute.record())
+        device.d2h.enqueue(_copy(device_out, host_out, 2 * step.num_sampled), reads=[device_out], writes=[host_out])
+        return Launched(plan, host_out, device.d2h.record())
+
+    def results(self, launched: Launched) -> tuple[np.ndarray, np.ndarray]:
+        """Waits for a step; its tokens and status, [len(plan.sampled)] int32 each."""
+        launched.event.synchronize()
+        count = len(launched.plan.sampled)
+        values = launched.buffer.host_read()[: 2 * count].copy()
+        return values[:count], values[count:]
+
+    def recover(self) -> None:
+        """After a step failed: drops what is queued, and what the device was believed to hold of it."""
+        self._device.discard()
+        self._builder.forget_rows()
+
+    @torch.inference_mode()
+    def _run(self, step: _Step, data: Tensor, out: Tensor) -> None:
+        """One step on the compute stream."""
+        packet = step.packet
+        self._apply(step, data)
+        rows = self.slots.rows[: step.num_decode]
+        token_ids, lengths = self.slots.advance(rows.long())
+        positions = lengths - 1
+        places = self.slots.cache_places(rows.long(), positions, self._config.block_size)
+        batch = AttentionBatch(
+            slot_mapping=places,
+            block_table=self.slots.block_table,
+            block_size=self._config.block_size,
+            num_decode=step.num_decode,
+            rows=rows,
+            decode_lens=lengths,
+        )
+        keep, slots, sample_positions = None, rows, lengths
+        if packet.token_ids.count:
+            token_ids = torch.cat([token_ids, _take(data, packet.token_ids)])
+            positions = torch.cat([positions, _take(data, packet.positions)])
+            self._add_chunks(batch, packet, data)
+            keep = _take(data, packet.sampled)
+            slots, sample_positions = _take(data, packet.sampled_slots), _take(data, packet.sample_positions)
+        logits = self._forward(token_ids, positions, batch, keep)
+        if step.num_sampled:
+            tokens, status = self._sampler.sample(logits, slots, sample_positions, self._sampling, step.variant)
+            self.slots.last_token[slots.long()] = tokens
+            out[: step.num_sampled] = tokens
+            out[step.num_sampled : 2 * step.num_sampled] = status
+
+    def _apply(self, step: _Step, data: Tensor) -> None:
+        """Brings the slot state up to date with what the host decided for this step."""
+        packet = step.packet
+        if packet.block_updates.count:
+            self.slots.set_blocks(_take(data, packet.block_updates))
+        if packet.admitted_slots.count:
+            self._sampling.admit(_take(data, packet.admitted_slots), _take(data, packet.admitted_rows))
+        for slot, load in step.edits:
+            self._sampling.retire(slot)
+            if load is not None:
+                load(self._sampling)
+        if packet.rows.count:
+            self.slots.set_rows(_take(data, packet.rows))
+
+    def _add_chunks(self, batch: AttentionBatch, packet: Packet, data: Tensor) -> None:
+        slots, lens = _take(data, packet.chunk_slots), _take(data, packet.chunk_lens)
+        self.slots.length[slots.long()] = lens
+        cu_seqlens = _take(data, packet.cu_seqlens)
+        batch.slot_mapping = torch.cat([batch.slot_mapping, _take(data, packet.slot_mapping).long()])
+        batch.num_prefill = packet.chunk_slots.count
+        batch.prefill_rows, batch.seq_lens, batch.cu_seqlens_q = slots, lens, cu_seqlens
+        batch.max_seqlen_q, batch.max_seqlen_k, batch.fresh = packet.longest_chunk, packet.longest_context, packet.fresh
+
+    def _forward(self, token_ids: Tensor, positions: Tensor, batch: AttentionBatch, keep: Tensor | None) -> Tensor:
+        """The model's logits [kept, V] at the packed tokens ``keep``, or at all of them."""
+        self._context.batch = batch
+        self._backend.plan(batch)
+        output = self._model(
+            input_ids=token_ids.long()[None],
+            position_ids=positions.long()[None],
+            use_cache=False,
+            logits_to_keep=0 if keep is None else keep.long(),
+        )
+        self._context.batch = None
+        return output.logits[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What `_run` knows of a step; all of it fixed when the step is launched."""
+
+    packet: Packet
+    num_decode: int
+    num_sampled: int
+    variant: Variant
+    edits: list[tuple[int, Callable[[SamplingState], None] | None]]
+
+
+def variant(plan: StepPlan, table: SlotTable) -> Variant:
+    """The cheapest sampler that serves all rows of the step."""
+    sampled = plan.sampled
+    if table.edited[sampled].any():
+        return Variant.FULL
+    return Variant.PLAIN if table.drawn[sampled].any() else Variant.GREEDY
+
+
+def _edits(admitted: list[Sequence]) -> list[tuple[int, Callable[[SamplingState], None] | None]]:
+    """For each admitted slot, how its edits are loaded, or None where it has none."""
+    return [(s.slot, _edit_loader(s) if needs_edits(s.sampling) else None) for s in admitted]
+
+
+def _edit_loader(sequence: Sequence) -> Callable[[SamplingState], None]:
+    slot, sampling = sequence.slot, sequence.sampling
+    prompt, outputs = torch.from_numpy(sequence.prompt.token_ids), torch.from_numpy(sequence.outputs)
+    bias = bias_entries(sampling)
+
+    def load(state: SamplingState) -> None:
+        device = state.words.device
+        state.load_edits(slot, sampling, prompt.to(device), outputs.to(device), bias)
+
+    return load
+
+
+def _take(data: Tensor, section: Section) -> Tensor:
+    part = data[section.start : section.stop]
+    return part if section.width == 1 else part.view(section.count, section.width)
+
+
+def _copy(source: Buffer, target: Buffer, size: int) -> Callable[[], None]:
+    def copy() -> None:
+        target.tensor[:size].copy_(source.tensor[:size], non_blocking=True)
+
+    return copy

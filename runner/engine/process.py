@@ -1,0 +1,132 @@
+"""The engine in a process of its own, as the run sees it.
+
+Its own process, because work in the parent (rendering, tokenising, writing) would delay the step loop through the
+interpreter lock, and because a crashed or hung accelerator context can be ended only with its process.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from runner.engine.wire import Abort, Close, Failed, Progress, Ready, Submit
+from runner.errors import ConfigError, EngineError, ExitCode
+from runner.types import EngineRequest, EngineStats, Sample
+
+_SOCKET_BYTES = 4 << 20  # a submit should not have to wait for the end of a step
+_CLOSE_SECONDS = 5.0
+
+
+class EngineProcess:
+    """An `EngineClient` over a child process.
+
+    The child starts at once and loads its model while the caller goes on; the first `submit` waits for it.
+    ``settings`` is what `runner.engine.serve` builds the engine from; it is pickled. Every method raises
+    EngineError once the child has died, sent nothing for ``watchdog_seconds``, or failed; ConfigError when it
+    refused the model or the settings.
+    """
+
+    def __init__(self, settings: object, watchdog_seconds: float = 600.0) -> None:
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+        root = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        # Passive waiting: a spinning OpenMP thread of the engine slows the parent's work many times over.
+        environment = os.environ | {"PYTHONPATH": path, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "runner.engine.serve", str(theirs.fileno()), str(os.getpid())],
+            pass_fds=[theirs.fileno()],
+            env=environment,
+        )
+        theirs.close()
+        self._connection = Connection(ours.detach())
+        self._readable = select.poll()
+        self._readable.register(self._connection.fileno(), select.POLLIN)
+        self._watchdog_seconds = watchdog_seconds
+        self._heard = time.monotonic()
+        self._ready = False
+        self._stats = EngineStats()
+        self._early: list[Sample] = []
+        self._send(settings)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def submit(self, requests: Sequence[EngineRequest]) -> None:
+        while not self._ready:
+            self._early += self._receive(1.0)
+        if requests:
+            self._send(Submit.pack(requests))
+
+    def poll(self, timeout: float) -> list[Sample]:
+        """Samples that have finished; waits up to ``timeout`` seconds for the first."""
+        early, self._early = self._early, []
+        return early or self._receive(timeout)
+
+    def abort(self, request_ids: Sequence[int]) -> None:
+        self._send(Abort(list(request_ids)))
+
+    def stats(self) -> EngineStats:
+        """The latest counters that the engine has sent."""
+        return self._stats
+
+    def close(self) -> None:
+        """Ends the child; safe to call again and after a failure."""
+        if self._process.poll() is None:
+            try:
+                self._connection.send(Close())
+                self._process.wait(_CLOSE_SECONDS)
+            except (OSError, subprocess.TimeoutExpired):
+                self._process.kill()
+        self._process.wait()
+        self._connection.close()
+
+    def _send(self, message: object) -> None:
+        try:
+            self._connection.send(message)
+        except OSError:
+            raise self._death() from None
+
+    def _receive(self, timeout: float) -> list[Sample]:
+        samples: list[Sample] = []
+        wait = int(timeout * 1000)
+        while self._readable.poll(wait):
+            samples += self._take_one()
+            wait = 0
+        if not samples and time.monotonic() - self._heard > self._watchdog_seconds:
+            self._process.kill()
+            raise EngineError(f"the engine gave no sign of life for {self._watchdog_seconds:.0f} s and was ended")
+        return samples
+
+    def _take_one(self) -> list[Sample]:
+        try:
+            message = self._connection.recv()
+        except (EOFError, OSError):
+            raise self._death() from None
+        self._heard = time.monotonic()
+        match message:
+            case Progress():
+                self._stats = message.stats
+                return message.unpack()
+            case Ready():
+                self._ready = True
+                return []
+            case Failed(text, ExitCode.REFUSED):
+                raise ConfigError(text)
+            case Failed(text):
+                raise EngineError(text)
+        raise AssertionError(f"unknown message {message!r}")
+
+    def _death(self) -> EngineError:
+        code = self._process.wait()
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+        return EngineError(f"the engine process {how}")

@@ -1,0 +1,119 @@
+"""The engine process: reads requests from a socket, steps, sends what finished. Started by `EngineProcess`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+
+from runner.engine.build import EngineSettings, build_core
+
+from runner.engine.core import EngineCore
+from runner.engine.wire import Abort, Close, Failed, Progress, Ready, Submit
+from runner.errors import RunnerError
+from runner.types import Sample
+
+_HEARTBEAT_SECONDS = 0.5
+_PR_SET_PDEATHSIG = 1
+
+
+class _Sender(threading.Thread):
+    """Sends in the background, so that a parent that is slow to read never stops the step loop."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(name="sender", daemon=True)
+        self._connection = connection
+        self._queue: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self.start()
+
+    def put(self, message: object) -> None:
+        self._queue.put(message)
+
+    def finish(self) -> None:
+        self._queue.put(None)
+        self.join()
+
+    def run(self) -> None:
+        while (message := self._queue.get()) is not None:
+            try:
+                self._connection.send(message)
+            except OSError:
+                os._exit(1)  # the parent is gone: there is nobody left to work for
+
+
+class Server:
+    """The loop of the engine process."""
+
+    def __init__(self, core: EngineCore, connection: Connection, sender: _Sender) -> None:
+        self._core = core
+        self._connection = connection
+        self._sender = sender
+        self._readable = select.poll()
+        self._readable.register(connection.fileno(), select.POLLIN)
+        self._sent = 0.0
+
+    def run(self) -> None:
+        """Serves until `Close` or the end of the connection."""
+        while True:
+            idle_ms = 0 if self._core.has_work else int(_HEARTBEAT_SECONDS * 1000)
+            while self._readable.poll(idle_ms):
+                message = self._connection.recv()
+                if isinstance(message, Close):
+                    return
+                self._handle(message)
+                idle_ms = 0
+            self._report(self._core.step() if self._core.has_work else [])
+
+    def _handle(self, message: object) -> None:
+        match message:
+            case Submit():
+                self._report(self._core.add(message.unpack()))
+            case Abort(request_ids):
+                self._report(self._core.abort(set(request_ids)))
+            case _:
+                raise AssertionError(f"unknown message {message!r}")
+
+    def _report(self, samples: list[Sample]) -> None:
+        now = time.monotonic()
+        if samples or now - self._sent >= _HEARTBEAT_SECONDS:
+            self._sender.put(Progress.pack(samples, self._core.stats()))
+            self._sent = now
+
+
+def _die_with(parent: int) -> None:
+    """Asks the kernel to kill this process when its parent ends, however it ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)  # it ended before we asked
+
+
+def main(descriptor: int, parent: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # a terminal signals the whole group; the parent decides
+    _die_with(parent)
+    connection = Connection(descriptor)
+    sender = _Sender(connection)
+    try:
+        settings = connection.recv()
+        assert isinstance(settings, EngineSettings)
+        core = build_core(settings)
+        sender.put(Ready())
+        Server(core, connection, sender).run()
+    except EOFError:
+        return
+    except RunnerError as error:
+        sender.put(Failed(str(error), int(error.exit_code)))
+    except Exception:  # noqa: BLE001 - whatever it was, the parent has to hear of it
+        sender.put(Failed(f"the engine failed: {traceback.format_exc()}"))
+    sender.finish()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

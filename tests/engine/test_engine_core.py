@@ -1,0 +1,209 @@
+"""The loop and the scheduler without a model: every answer is right, whatever the configuration and the arrivals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stub_runner import StubRunner, stub_answer
+
+from runner.engine.core import EngineCore
+from runner.engine.scheduler import Scheduler, SchedulerConfig
+from runner.types import EngineRequest, FinishReason, Sample, SamplingParams
+
+
+def make_core(config: SchedulerConfig, stop_below: int = 0, **kwargs: bool) -> EngineCore:
+    return EngineCore(Scheduler(config), StubRunner(config.block_size, stop_below), **kwargs)
+
+
+def request(request_id: int, prompt: list[int], n: int = 1, **sampling: object) -> EngineRequest:
+    params = SamplingParams(n=n, **sampling)
+    return EngineRequest(request_id, prompt, params, seeds=tuple(range(n)), sample_indices=tuple(range(n)))
+
+
+def finish(core: EngineCore, limit: int = 20_000) -> list[Sample]:
+    samples = []
+    for _ in range(limit):
+        if not core.has_work:
+            core.check_drained()
+            return samples
+        samples += core.step()
+    raise AssertionError("the engine makes no progress")
+
+
+@st.composite
+def scenarios(draw: st.DrawFn) -> tuple[SchedulerConfig, list[tuple[int, list[int], int, int]]]:
+    block_size = draw(st.sampled_from([1, 2, 4, 16]))
+    max_model_len = draw(st.integers(8, 64))
+    fewest = -(-max_model_len // block_size)
+    config = SchedulerConfig(
+        max_num_seqs=draw(st.integers(1, 8)),
+        max_num_batched_tokens=draw(st.integers(4, 80)),
+        max_model_len=max_model_len,
+        block_size=block_size,
+        num_blocks=draw(st.integers(fewest, 4 * fewest)),
+        mixed_prefill=draw(st.booleans()),
+        deterministic=draw(st.booleans()),
+    )
+    head = draw(st.lists(st.integers(0, 3), max_size=20))
+    requests = draw(
+        st.lists(
+            st.tuples(
+                st.integers(0, 12),  # arrives at this step
+                st.lists(st.integers(0, 3), min_size=1, max_size=max_model_len // 2).map(
+                    lambda own: (head + own)[: max_model_len - 1]
+                ),
+                st.integers(1, 24),  # max_tokens
+                st.integers(1, 3),  # n
+            ),
+            min_size=1,
+            max_size=14,
+        )
+    )
+    return config, requests
+
+
+@settings(max_examples=300, deadline=None)
+@given(scenarios(), st.booleans(), st.booleans(), st.sampled_from([0, 100, 400]))
+def test_every_answer_is_right(scenario: tuple, async_batching: bool, prefix_caching: bool, stop_below: int) -> None:
+    config, requests = scenario
+    core = make_core(config, stop_below, async_batching=async_batching, prefix_caching=prefix_caching)
+    samples, arrivals = [], sorted(enumerate(requests), key=lambda item: item[1][0])
+    for step in range(14):
+        due = [item for item in arrivals if item[1][0] == step]
+        samples += core.add([request(i, prompt, n, max_tokens=m) for i, (_, prompt, m, n) in due])
+        samples += core.step()
+    samples += finish(core)
+    expected = {
+        (i, index): stub_answer(prompt, min(m, config.max_model_len - len(prompt)), stop_below)
+        for i, (_, prompt, m, n) in enumerate(requests)
+        for index in range(n)
+    }
+    assert {(s.request_id, s.sample_index): s.token_ids for s in samples} == expected
+    assert len(samples) == len(expected)
+    for sample in samples:
+        stopped = sample.token_ids[-1] < stop_below
+        assert sample.finish_reason is (FinishReason.STOP if stopped else FinishReason.LENGTH)
+
+
+CONFIG = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=128, block_size=4, num_blocks=64)
+
+
+def test_preemption_recomputes_and_loses_nothing() -> None:
+    config = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=64, block_size=4, num_blocks=20)
+    core = make_core(config)
+    core.add([request(i, [i, i + 1, i + 2], max_tokens=40) for i in range(4)])
+    samples = finish(core)
+    assert core.stats().preemptions > 0
+    assert all(s.token_ids == stub_answer([s.request_id + k for k in range(3)], 40, 0) for s in samples)
+
+
+def test_deterministic_never_preempts() -> None:
+    config = SchedulerConfig(4, 64, 64, 4, 20, deterministic=True)
+    core = make_core(config)
+    core.add([request(i, [i, i + 1, i + 2], max_tokens=40) for i in range(4)])
+    assert len(finish(core)) == 4
+    assert core.stats().preemptions == 0
+
+
+def test_shared_prefix_is_computed_once() -> None:
+    core = make_core(CONFIG)
+    head = list(range(20))
+    core.add([request(i, [*head, 50 + i], max_tokens=4) for i in range(6)])
+    finish(core)
+    assert core.stats().cached_tokens == 5 * 20
+    assert core.stats().prompt_tokens == 21 + 5
+
+
+def test_samples_of_a_request_share_its_prompt_without_prefix_caching() -> None:
+    core = make_core(CONFIG, prefix_caching=False)
+    core.add([request(0, list(range(9)), n=3, max_tokens=4), request(1, list(range(9)), max_tokens=4)])
+    finish(core)
+    assert core.stats().cached_tokens == 2 * 8
+
+
+def test_rows_that_can_never_fit_are_refused_with_a_reason() -> None:
+    core = make_core(SchedulerConfig(4, 64, 128, 4, num_blocks=8))
+    refused = core.add(
+        [request(0, [1] * 128), request(1, [1] * 20, max_tokens=20), request(2, []), request(3, [1] * 9)]
+    )
+    assert [s.request_id for s in refused] == [0, 1, 2, 3]
+    assert "max_model_len=128" in refused[0].error
+    assert "KV blocks" in refused[1].error
+    assert not core.has_work
+
+
+@pytest.mark.parametrize("async_batching", [True, False])
+def test_abort_ends_waiting_and_running_sequences(async_batching: bool) -> None:
+    core = make_core(CONFIG, async_batching=async_batching)
+    core.add([request(i, [i, 1], max_tokens=50) for i in range(6)])
+    for _ in range(3):
+        core.step()
+    aborted = core.abort({0, 5})
+    assert {(s.request_id, s.finish_reason) for s in aborted} == {(0, FinishReason.ABORT), (5, FinishReason.ABORT)}
+    made = {s.request_id: s.token_ids for s in aborted}
+    assert made[0] == stub_answer([0, 1], 50, 0)[: len(made[0])]
+    assert {s.request_id for s in finish(core)} == {1, 2, 3, 4}
+
+
+def test_late_finish_costs_one_token_and_is_dropped() -> None:
+    core = make_core(CONFIG, stop_below=997)
+    core.add([request(0, [5], max_tokens=50)])
+    assert core.step() == []  # prefill launched
+    (sample,) = core.step()  # its token ends the sequence, while one more step is already in flight
+    assert len(sample.token_ids) == 1
+    assert core.has_work
+    assert core.step() == []
+    core.check_drained()
+
+
+def test_nothing_is_scheduled_past_max_tokens() -> None:
+    core = make_core(CONFIG)
+    core.add([request(0, [5, 6], max_tokens=3)])
+    finish(core)
+    assert core.stats().steps == 3
+
+
+class FailingRunner(StubRunner):
+    """Runs out of memory when a step has more rows than ``rows``."""
+
+    rows = 2
+
+    def launch(self, plan, table):  # type: ignore[no-untyped-def]
+        if len(plan.slots) > self.rows:
+            raise __import__("torch").OutOfMemoryError
+        return super().launch(plan, table)
+
+
+@pytest.mark.parametrize("async_batching", [True, False])
+def test_out_of_memory_shrinks_the_batch(async_batching: bool) -> None:
+    core = EngineCore(Scheduler(CONFIG), FailingRunner(4), async_batching=async_batching)
+    core.add([request(i, [i, 1], max_tokens=10) for i in range(6)])
+    samples = finish(core)
+    assert {s.request_id: s.token_ids for s in samples} == {i: stub_answer([i, 1], 10, 0) for i in range(6)}
+    assert core.scheduler.max_running == 2
+
+
+def test_a_lone_row_that_does_not_fit_is_given_up() -> None:
+    runner = FailingRunner(4)
+    runner.rows = 0
+    core = EngineCore(Scheduler(CONFIG), runner)
+    core.add([request(0, [1, 2], max_tokens=10)])
+    (sample,) = finish(core)
+    assert sample.finish_reason is FinishReason.ERROR
+    assert sample.error.startswith("out_of_memory")
+
+
+def test_repetition_stop() -> None:
+    class Cycling(StubRunner):
+        def launch(self, plan, table):  # type: ignore[no-untyped-def]
+            launched = super().launch(plan, table)
+            launched.tokens = np.array([int(table.length[s]) % 3 for s in plan.sampled], np.int32)
+            return launched
+
+    core = EngineCore(Scheduler(CONFIG), Cycling(4))
+    core.add([request(0, [1], max_tokens=100, repetition_stop=12)])
+    (sample,) = finish(core)
+    assert sample.finish_reason is FinishReason.REPETITION
+    assert len(sample.token_ids) == 12
