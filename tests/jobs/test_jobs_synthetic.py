@@ -41,6 +41,7 @@ GOOD = {
     "first label left out": "Why do cats purr?\nAnswer: They purr when they are content.",
     "a second pair": "Question: Why do cats purr?\nAnswer: They purr when they are content.\nQuestion: And dogs?",
     "a second answer": "Question: Why do cats purr?\nAnswer: They purr when they are content.\nAlternative answer: No.",
+    "two questions": "Question: And dogs?\nQuestion: Why do cats purr?\nAnswer: They purr when they are content.",
     "parts on their own lines": "Question:\nWhy do cats purr?\nAnswer:\nThey purr when they are content.",
     "windows line ends": "Question: Why do cats purr?\r\nAnswer: They purr when they are content.\r\n",
 }
@@ -85,10 +86,11 @@ def test_words_that_only_look_like_labels_do_not_cut() -> None:
     )
 
 
-def test_the_worked_example_given_back_is_no_pair() -> None:
-    example = JOB.prompt(ROWS[0])[1]["content"]
-    assert "Question:" in example
-    assert split_pair(example) is None
+def test_either_half_of_the_worked_example_given_back_is_no_pair() -> None:
+    question, answer = JOB.prompt(ROWS[0])[1]["content"].split("\n")
+    assert split_pair(f"{question}\nAnswer: In a crate.") is None
+    assert split_pair(f"Question: What about pears?\n{answer}") is None
+    assert split_pair("Question: What about pears?\nAnswer: In a crate.") is not None
 
 
 def test_parsed_columns() -> None:
