@@ -25,6 +25,7 @@ __all__ += ["backend_class", "default_backend", "load_backend"]
 BACKENDS: Mapping[str, str] = MappingProxyType(
     {
         "reference": "runner.engine.attention.reference:ReferenceAttention",
+        "triton": "runner.engine.attention.triton_backend:TritonAttention",
     }
 )
 
@@ -47,6 +48,7 @@ def load_backend(
     device: torch.device,
     dtype: torch.dtype,
     block_size: int,
+    deterministic: bool = False,
 ) -> AttentionBackend:
     """Makes a backend, or raises ConfigError with the reason why it cannot serve this model."""
     chosen = backend_class(name)
@@ -54,4 +56,4 @@ def load_backend(
         reason = chosen.supports(spec, dtype, block_size)
         if reason is not None:
             raise ConfigError(f"attention backend {name!r} cannot run this model: {reason}")
-    return chosen(specs, max_rows, device)
+    return chosen(specs, max_rows, device, dtype, deterministic)

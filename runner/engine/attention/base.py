@@ -22,11 +22,23 @@ class AttentionBackend(ABC):
     decode and a prefill part may.
     """
 
-    def __init__(self, specs: Sequence[AttentionSpec], max_rows: int, device: torch.device) -> None:
-        """``specs`` are the distinct kinds of attention in the model; ``max_rows`` bounds the decode rows of a step."""
+    def __init__(
+        self,
+        specs: Sequence[AttentionSpec],
+        max_rows: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        deterministic: bool = False,
+    ) -> None:
+        """``specs`` are the kinds of attention in the model; ``max_rows`` bounds the decode rows of a step.
+
+        With ``deterministic`` the bits of a decode row do not depend on the other rows of its step.
+        """
         self.specs = tuple(dict.fromkeys(specs))
         self.max_rows = max_rows
         self.device = device
+        self.dtype = dtype
+        self.deterministic = deterministic
 
     @classmethod
     @abstractmethod

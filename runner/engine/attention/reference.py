@@ -13,7 +13,7 @@ from runner.engine.attention.metadata import AttentionBatch, AttentionSpec, KVCa
 
 # What a group gathers should still be in a core's cache when it is used: 8 rows of 200 tokens at a time take
 # 0.6 of the time that 64 rows at once take (two cores, 3 heads of 64).
-_GROUP_ROWS = 8
+_GROUP_ROWS = 16
 _GROUP_TOKENS = 8192
 # A group ends where a row would be more than twice as long as the next: the padding costs more than a call.
 _GROUP_SPREAD = 2
@@ -37,8 +37,16 @@ class ReferenceAttention(AttentionBackend):
     Soft caps and sinks, which that function does not know, take a softmax written out in float32.
     """
 
-    def __init__(self, specs: Sequence[AttentionSpec], max_rows: int, device: torch.device) -> None:
-        super().__init__(specs, max_rows, device)
+    def __init__(
+        self,
+        specs: Sequence[AttentionSpec],
+        max_rows: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        deterministic: bool = False,
+    ) -> None:
+        super().__init__(specs, max_rows, device, dtype, deterministic)
+        self._largest_group = 1 if deterministic else _GROUP_ROWS
         self._groups: dict[int, list[_DecodeGroup]] = {}  # of the planned step, by window
         self._key_scratch = torch.empty(0)
         self._value_scratch = torch.empty(0)
@@ -55,7 +63,7 @@ class ReferenceAttention(AttentionBackend):
         table = batch.block_table.index_select(0, batch.rows[: batch.num_decode])
         lens = batch.decode_lens[: batch.num_decode]
         for window in {spec.window for spec in self.specs}:
-            self._groups[window] = list(_group_rows(lens, table, window, batch.block_size))
+            self._groups[window] = list(_group_rows(lens, table, window, batch.block_size, self._largest_group))
 
     def write(self, key: torch.Tensor, value: torch.Tensor, cache: KVCache, batch: AttentionBatch) -> None:
         block, offset = batch.slot_mapping // cache.block_size, batch.slot_mapping % cache.block_size
@@ -119,7 +127,9 @@ class ReferenceAttention(AttentionBackend):
         return key.unflatten(0, by_row).transpose(1, 2), value.unflatten(0, by_row).transpose(1, 2)
 
 
-def _group_rows(lens: torch.Tensor, table: torch.Tensor, window: int, block_size: int) -> Iterator[_DecodeGroup]:
+def _group_rows(
+    lens: torch.Tensor, table: torch.Tensor, window: int, block_size: int, most: int
+) -> Iterator[_DecodeGroup]:
     """Cuts the rows, longest first, into groups; lens [R], table [R, B] of the rows themselves."""
     first = (lens - window).clamp(min=0) // block_size if window else torch.zeros_like(lens)
     counts = (lens + block_size - 1) // block_size - first
@@ -128,7 +138,7 @@ def _group_rows(lens: torch.Tensor, table: torch.Tensor, window: int, block_size
     start = 0
     while start < len(sizes):
         width = sizes[start]
-        limit = start + max(1, min(_GROUP_ROWS, _GROUP_TOKENS // (width * block_size)))
+        limit = start + max(1, min(most, _GROUP_TOKENS // (width * block_size)))
         stop = start + 1
         while stop < min(limit, len(sizes)) and sizes[stop] * _GROUP_SPREAD >= width:
             stop += 1

@@ -102,6 +102,8 @@ def test_backend_matches_the_definition(backend_name: str, name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_backend_matches_in_half_precision(backend_name: str, dtype: torch.dtype) -> None:
+    if backend_name == "triton" and not CUDA and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies bfloat16 as integers")
     _check(backend_name, Case(decode=(90, 300, 17), prefill=((0, 70), (33, 40)), heads=8, head_dim=128, dtype=dtype))
 
 
