@@ -1,0 +1,182 @@
+"""One opened output folder, and what is done to it as a whole: publishing, the card, sweeping, starting over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runner.errors import ConfigError, DamageError, LockedError
+from runner.output.card import render_card
+from runner.output.columns import Columns
+from runner.output.commits import Commit, StateDigest, Totals, read_commits
+from runner.output.disk import Disk
+from runner.output.job import JobRecord
+from runner.output.layout import DATA, ERRORS, KINDS, Layout, part_index
+from runner.output.lock import FolderLock, held_locks
+from runner.output.ranges import bounds, is_covered, num_ranges
+from runner.output.sealed import seal
+
+_GUARD_SECONDS = 60.0
+
+
+@dataclass
+class Folder:
+    """An output folder with its job. ``commits`` holds the record that counts for each range known here."""
+
+    disk: Disk
+    layout: Layout
+    job: JobRecord
+    columns: Columns
+    commits: dict[int, Commit] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._digest = StateDigest()
+
+    def load_commits(self) -> None:
+        """Reads the records of all partitions."""
+        self.commits = read_commits(self.disk, self.layout)
+        self._digest = StateDigest(commit for commit in self.commits.values() if not commit.is_tombstone)
+
+    def add_commit(self, commit: Commit) -> None:
+        """Counts a new record in the place of the range's older one."""
+        old = self.commits.get(commit.index)
+        if old is not None and not old.is_tombstone:
+            self._digest.remove(old)
+        self.commits[commit.index] = commit
+        self._digest.add(commit)
+
+    def totals(self) -> Totals:
+        """The sums over all committed ranges."""
+        totals = Totals()
+        for commit in self.commits.values():
+            if not commit.is_tombstone:
+                totals.add(commit.totals)
+        return totals
+
+    def is_published(self, commit: Commit) -> bool:
+        """Whether the parts are in place, judged by their size and by nothing waiting on the stage."""
+        layout, disk = self.layout, self.disk
+        for kind, part in commit.parts():
+            if disk.size(layout.staged(commit.attempt, kind, commit.index)) is not None:
+                return False
+            if disk.size(layout.part(kind, commit.index)) != part.bytes:
+                return False
+        return commit.errors is not None or disk.size(layout.part(ERRORS, commit.index)) is None
+
+    def publish(self, commit: Commit) -> None:
+        """Moves a commit's parts from the stage to their names; harmless when they are there already.
+
+        Raises `DamageError` when a committed part is nowhere.
+        """
+        for kind, part in commit.parts():
+            target = self.layout.part(kind, commit.index)
+            self.disk.rename(self.layout.staged(commit.attempt, kind, commit.index), target)
+            if self.disk.size(target) != part.bytes:
+                raise DamageError(
+                    f"output.dir: {target} is missing or damaged; run python -m runner.repair {self.layout.root}"
+                )
+        if commit.errors is None:
+            self.disk.unlink(self.layout.part(ERRORS, commit.index))
+
+    def sync_parts(self) -> None:
+        for kind in KINDS:
+            self.disk.sync_dir(self.layout.root / kind)
+
+    def write_card(self) -> None:
+        """Replaces the card by one for the commits known here. Its name is not yet durable."""
+        has_errors = any(part_index(name) is not None for name in self.disk.names(self.layout.root / ERRORS))
+        card = render_card(self.job.name, str(self.layout.root), self._digest.hex(), has_errors=has_errors)
+        self.disk.replace(self.layout.card, card, self.layout.hidden)
+
+    def is_complete(self, num_rows: int) -> bool:
+        """Whether every range of every partition is committed and in place."""
+        for index in range(num_ranges(self.job, num_rows)):
+            commit = self.commits.get(index)
+            if commit is None or not is_covered(commit, bounds(self.job, index, num_rows)[1]):
+                return False
+            if not self.is_published(commit):
+                return False
+        return True
+
+    def succeed(self) -> None:
+        """Drops what only an unfinished job needs, then says that the job is done. Durable on return."""
+        layout = self.layout
+        for folder in (layout.journals, layout.stage):
+            for name in self.disk.names(folder):
+                _remove(self.disk, folder / name)
+        for folder in (layout.commits, layout.hidden):
+            for name in self.disk.names(folder):
+                if name.endswith(".tmp"):
+                    self.disk.unlink(folder / name)
+        self.disk.sync_dir(layout.root)
+        self.disk.replace(layout.success, seal(self.success_record()), layout.hidden)
+        self.disk.sync_dir(layout.root)
+
+    def retract_success(self) -> None:
+        """There is work to do: an earlier success no longer stands for the whole folder."""
+        if self.disk.size(self.layout.success) is not None:
+            self.disk.unlink(self.layout.success)
+            self.disk.sync_dir(self.layout.root)
+
+    def success_record(self) -> dict[str, object]:
+        return {**vars(self.totals()), "parts": len(self.commits), "digest": self._digest.hex()}
+
+
+def guard(layout: Layout) -> FolderLock:
+    """Held while something that all partitions share is replaced."""
+    return FolderLock(layout.locks / "folder", wait_seconds=_GUARD_SECONDS)
+
+
+def _remove(disk: Disk, path: Path) -> None:
+    if disk.is_dir(path):
+        disk.remove_dir(path)
+    else:
+        disk.unlink(path)
+
+
+def make_folder(disk: Disk, layout: Layout) -> None:
+    """Makes the folder and its hidden part.
+
+    Syncs also what was there: a killed process may have made it and not come to syncing it. The hidden
+    folder's own entries become durable with the job record.
+    """
+    missing = [path for path in layout.root.parents if not disk.is_dir(path)]
+    for path in reversed(missing):
+        disk.make_dir(path)
+        disk.sync_dir(path.parent)
+    disk.make_dir(layout.root)
+    disk.sync_dir(layout.root.parent)
+    disk.make_dir(layout.hidden)
+    for path in layout.hidden_dirs():
+        disk.make_dir(path)
+
+
+def make_part_dirs(disk: Disk, layout: Layout) -> None:
+    for kind in KINDS:
+        disk.make_dir(layout.root / kind)
+    disk.sync_dir(layout.root)
+
+
+def refuse_foreign(disk: Disk, layout: Layout) -> None:
+    """A folder without a job of ours must not hold files where ours would go."""
+    ours = {layout.card.name, layout.success.name, DATA, ERRORS}
+    taken = sorted(ours.intersection(disk.names(layout.root)))
+    if taken:
+        cure = "output.overwrite=true removes them" if disk.is_dir(layout.hidden) else "choose another output.dir"
+        raise ConfigError(f"output.dir: {layout.root} holds {', '.join(taken)} but no job of this runner; {cure}")
+
+
+def clear_folder(disk: Disk, layout: Layout) -> None:
+    """Removes a former output, and nothing that is not one. Raises `LockedError` while a runner works on it."""
+    if not disk.is_dir(layout.hidden):
+        refuse_foreign(disk, layout)
+        return
+    if held := held_locks(layout.locks):
+        raise LockedError(
+            f"output.overwrite: another runner works on {layout.root} (partition {held[0]}); "
+            "stop it first (start over with one runner before you start the other partitions)"
+        )
+    for path in (layout.success, layout.job, layout.card):
+        disk.unlink(path)
+    for path in (layout.root / DATA, layout.root / ERRORS, layout.hidden):
+        disk.remove_dir(path)

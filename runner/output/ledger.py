@@ -1,0 +1,176 @@
+"""What the writer thread keeps: results go into the journal and their range, full ranges become parts.
+
+Everything here runs on one thread; `runner.output.writer` is the only caller while a job runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+
+from runner.errors import StorageError
+from runner.output.commits import Commit, newest_generations, read_commit, write_commit
+from runner.output.entries import decode, encode, entry_schema
+from runner.output.folder import Folder, guard
+from runner.output.journal import JournalWriter
+from runner.output.layout import DATA, ERRORS
+from runner.output.ranges import OpenRange
+from runner.output.shards import build, write_part
+from runner.types import RowResult
+
+_SEGMENT_BYTES = 16 << 20
+
+
+class Ledger:
+    """The open ranges of one attempt, its journals, and the journals that earlier attempts left."""
+
+    def __init__(
+        self, folder: Folder, attempt: int, open_ranges: dict[int, OpenRange], journals: dict[Path, set[int]]
+    ) -> None:
+        self.totals = folder.totals()
+        for item in open_ranges.values():
+            self.totals.add(item.totals)
+        self._folder = folder
+        self._attempt = attempt
+        self._open = open_ranges
+        self._old_journals = journals
+        self._journal: JournalWriter | None = None
+        self._full_journals: list[JournalWriter] = []
+        self._segment = 0
+        self._staged = False
+        self._schema = journal_schema(folder)
+        self._drop_covered()
+
+    @property
+    def unsynced(self) -> int:
+        """Bytes that a power cut would take."""
+        return self._journal.unsynced if self._journal else 0
+
+    def absorb(self, results: Sequence[RowResult]) -> None:
+        """Journals finished rows and commits the ranges that they complete."""
+        batch = encode(results, self._folder.columns)
+        entries = decode(batch, self._folder.columns, self._folder.job.rows_per_shard)
+        journal = self._open_journal()
+        journal.ranges.update(entries)
+        journal.append(batch)
+        for index, part in entries.items():
+            self.totals.add(self._open[index].add(part, self._folder.columns))
+        self.commit_complete(entries)
+
+    def commit_complete(self, indices: Iterable[int]) -> None:
+        """Commits and publishes those of these open ranges that have all their rows."""
+        for index in list(indices):
+            if self._open[index].is_complete:
+                self._commit(self._open[index])
+                del self._open[index]
+                self._cover(index)
+
+    def sync(self) -> None:
+        """What was absorbed survives a power cut from here on."""
+        if self._journal:
+            self._journal.sync()
+
+    def close(self) -> None:
+        """Releases the files; syncs nothing."""
+        self._retire_journal()
+        self._drop_covered()
+        for journal in self._full_journals:
+            journal.close()
+
+    def _open_journal(self) -> JournalWriter:
+        if self._journal and self._journal.size >= _SEGMENT_BYTES:
+            self._journal.sync()
+            self._retire_journal()
+            self._drop_covered()
+        if self._journal is None:
+            self._segment += 1
+            path = self._folder.layout.journal(self._attempt, self._segment)
+            self._journal = JournalWriter(self._folder.disk, path, self._schema)
+        return self._journal
+
+    def _retire_journal(self) -> None:
+        if self._journal:
+            self._full_journals.append(self._journal)
+            self._journal = None
+
+    def _cover(self, index: int) -> None:
+        """The range is committed: no journal needs to hold its rows any longer."""
+        for ranges in (*self._old_journals.values(), *(journal.ranges for journal in self._full_journals)):
+            ranges.discard(index)
+        if self._journal:
+            self._journal.ranges.discard(index)
+        self._drop_covered()
+
+    def _drop_covered(self) -> None:
+        """Drops the journals whose every row is committed, but for the one being written."""
+        disk = self._folder.disk
+        for path in [path for path, ranges in self._old_journals.items() if not ranges]:
+            disk.unlink(path)
+            del self._old_journals[path]
+        for journal in [journal for journal in self._full_journals if not journal.ranges]:
+            journal.close()
+            disk.unlink(journal.path)
+            self._full_journals.remove(journal)
+
+    def _commit(self, item: OpenRange) -> None:
+        commit = self._stage(item)
+        folder = self._folder
+        if write_commit(folder.disk, folder.layout, commit):
+            folder.publish(commit)
+            folder.sync_parts()
+            folder.add_commit(commit)
+            with guard(folder.layout):
+                folder.write_card()
+        else:
+            self._yield_to_winner(commit)
+
+    def _stage(self, item: OpenRange) -> Commit:
+        """Writes the range's parts where no reader looks. Durable on return."""
+        folder, columns = self._folder, self._folder.columns
+        layout, disk = folder.layout, folder.disk
+        data = build(item.data, columns.data, columns.key)
+        errors = build(item.errors, columns.errors, columns.error_key)
+        paths = {kind: layout.staged(self._attempt, kind, item.index) for kind in (DATA, ERRORS)}
+        if not self._staged:
+            disk.make_dir(paths[DATA].parent)
+            disk.sync_dir(layout.stage)
+            self._staged = True
+        try:
+            data_part = write_part(disk, paths[DATA], data)
+            error_part = write_part(disk, paths[ERRORS], errors) if errors.num_rows else None
+        except StorageError:
+            self._unstage(paths.values())
+            raise
+        disk.sync_dir(paths[DATA].parent)
+        return Commit(
+            index=item.index,
+            generation=item.generation,
+            start=item.start,
+            stop=item.stop,
+            attempt=self._attempt,
+            fingerprint=folder.job.fingerprint_digest(),
+            data=data_part,
+            errors=error_part,
+            totals=item.totals,
+        )
+
+    def _unstage(self, paths: Iterable[Path]) -> None:
+        """Gives the space of a half-written part back; the first error is the one to report."""
+        for path in paths:
+            with suppress(StorageError):
+                self._folder.disk.unlink(path)
+
+    def _yield_to_winner(self, commit: Commit) -> None:
+        """Another attempt committed this range first: its parts count, ours go."""
+        folder = self._folder
+        self._unstage([folder.layout.staged(self._attempt, kind, commit.index) for kind in (DATA, ERRORS)])
+        generation = newest_generations(folder.disk, folder.layout)[commit.index]
+        folder.add_commit(read_commit(folder.disk, folder.layout, commit.index, generation))
+
+
+def journal_schema(folder: Folder) -> pa.Schema:
+    """Ties a journal to its job: one of a job that was overwritten must never be replayed."""
+    return entry_schema(folder.columns).with_metadata({"job": folder.job.job_id})

@@ -1,0 +1,76 @@
+"""One runner per output folder and partition."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+
+from runner.errors import LockedError, StorageError
+
+_POLL_SECONDS = 0.1
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class FolderLock:
+    """fcntl.lockf on a file that nothing else opens: closing it elsewhere in this process would drop the lock.
+
+    The kernel drops it with the process, however that ends. (flock would live on in a forked child.)
+    """
+
+    def __init__(self, path: Path, *, wait_seconds: float = 0.0) -> None:
+        """Raises `LockedError` when another process still holds it after ``wait_seconds``."""
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StorageError(f"output.dir: {path}: {error.strerror}") from error
+        deadline = time.monotonic() + wait_seconds
+        try:
+            while not self._try():
+                if time.monotonic() >= deadline:
+                    raise LockedError(
+                        f"output.dir: another runner works on {path.parent.parent.parent} "
+                        f"(partition {path.stem}); wait for it or stop it"
+                    )
+                time.sleep(_POLL_SECONDS)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _try(self) -> bool:
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            if error.errno in _NO_LOCKS:
+                raise StorageError(
+                    f"output.dir: {self.path}: this file system has no locks (Lustre: mount with -o flock); "
+                    "choose another output.dir"
+                ) from error
+            raise StorageError(f"output.dir: {self.path}: {error.strerror}") from error
+        return True
+
+    def release(self) -> None:
+        os.close(self._fd)
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.release()
+
+
+def held_locks(folder: Path) -> list[str]:
+    """The partitions ("0-of-1") whose lock another process holds now."""
+    held = []
+    for path in sorted(folder.glob("*.lock")):
+        try:
+            FolderLock(path).release()
+        except LockedError:
+            held.append(path.stem)
+    return held
