@@ -1,4 +1,4 @@
-"""What the README shows is true: its job loads, its commands compose, its settings and exit codes exist."""
+"""What the README and the map say is true: job, commands, settings, exit codes and rooms exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from runner.config import JobConfig
 from runner.errors import ExitCode
 from runner.types import Completion, FinishReason, Job
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
 COMMANDS = [
     shlex.split(command.replace("\\\n", " "))[3:]
     for command in re.findall(r"^\.venv/bin/python -m runner (?:.*\\\n)*.*$", README, re.MULTILINE)
@@ -64,3 +65,11 @@ def test_a_setting_of_the_readme_exists_with_that_default(key: str) -> None:
 def test_the_exit_codes_of_the_readme_are_all_there_are() -> None:
     shown = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
     assert shown == set(ExitCode)
+
+
+def test_every_room_has_its_line_in_the_map() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    rooms = {path.stem for path in (ROOT / "runner").iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
+    assert (
+        sorted(room for room in rooms - {"__init__"} if f"`{room}`" not in text and f"runner/{room}" not in text) == []
+    )
