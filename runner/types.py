@@ -95,7 +95,7 @@ class RowError:
 
 @dataclass(slots=True)
 class Request:
-    """One rendered prompt of a row. ``messages`` is None for raw text."""
+    """One rendered prompt of a row. ``messages`` is None for raw text; ``truncated``: the prompt's start was cut."""
 
     row_id: int
     request_index: int
@@ -103,6 +103,7 @@ class Request:
     sampling: SamplingParams
     prompt: str | None = None
     messages: list[Message] | None = None
+    truncated: bool = False
 
 
 @dataclass(slots=True)

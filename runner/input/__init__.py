@@ -9,12 +9,15 @@ from runner.input.inventory import (
     extend_inventory,
 )
 from runner.input.reader import InventoryReader
+from runner.input.render import RenderCounts, Renderer
 
 __all__ = [
     "Change",
     "Comparison",
     "Inventory",
     "InventoryReader",
+    "RenderCounts",
+    "Renderer",
     "build_inventory",
     "compare_inventory",
     "extend_inventory",

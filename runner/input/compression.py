@@ -28,8 +28,8 @@ def _open_zstd(file: BinaryIO) -> _Readable:
 
 _OPENERS: dict[str, Callable[[BinaryIO], _Readable]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
-    ".bz2": lambda file: bz2.BZ2File(file),
-    ".xz": lambda file: lzma.LZMAFile(file),
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
     ".zst": _open_zstd,
 }
 SUFFIXES = tuple(_OPENERS)

@@ -72,7 +72,8 @@ def _expand_entry(entry: Any) -> Iterator[str]:
         return
     if path.is_dir():
         raise ConfigError(f"input.path={text!r} is a folder; name its files, e.g. {text.rstrip('/')}/*.jsonl")
-    matches = sorted(m for m in glob.glob(str(path), recursive=True) if Path(m).is_file())
+    # Path.glob takes no absolute pattern.
+    matches = sorted(m for m in glob.iglob(str(path), recursive=True) if Path(m).is_file())  # noqa: PTH207
     if not matches:
         problem = "matches no file" if glob.has_magic(text) else "does not exist"
         raise ConfigError(f"input.path={text!r} {problem} (working folder {Path.cwd()}); check the spelling")

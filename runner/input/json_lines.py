@@ -93,7 +93,8 @@ def _parse_together(lines: Sequence[bytes]) -> list[Any] | None:
 
 def _survey(rows: list[dict[str, Any]]) -> tuple[int, bool]:
     """Counts the keys of all objects, and tells whether any number might be outside int64 or infinite."""
-    num_keys, objects, values = sum(map(len, rows)), rows, []
+    num_keys, objects = sum(map(len, rows)), rows
+    values: list[Any] = []
     while objects or values:
         values = list(chain(chain.from_iterable(map(dict.values, objects)), values))
         types = set(map(type, values))

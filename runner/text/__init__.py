@@ -1,13 +1,17 @@
 """Text and ids: tokenizer, chat template, detokenizer, stop strings, sampling settings."""
 
+from runner.text.byte_tokenizer import ByteTokenizer
 from runner.text.chat import ChatError, RenderedChat
 from runner.text.detokenizer import IncrementalDetokenizer, StopHit, StopMatcher
+from runner.text.interface import PromptTokenizer
 from runner.text.sampling import eos_token_ids, load_generation_config, override_sampling, resolve_sampling
 from runner.text.tokenizer import TextTokenizer
 
 __all__ = [
+    "ByteTokenizer",
     "ChatError",
     "IncrementalDetokenizer",
+    "PromptTokenizer",
     "RenderedChat",
     "StopHit",
     "StopMatcher",

@@ -31,7 +31,7 @@ Numbered = tuple[int, bytes]
 class JsonlFormat:
     """A layout holds ``marks``: [row, offset, line number] of places to seek to, none in a compressed file."""
 
-    suffixes = (".jsonl", ".ndjson", ".json")
+    suffixes: tuple[str, ...] = (".jsonl", ".ndjson", ".json")
 
     def scan(self, path: str, limit: int | None, observed: Observed, tick: Tick) -> Scan:
         marks = _Marks()

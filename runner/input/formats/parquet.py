@@ -21,7 +21,7 @@ BATCH_ROWS = 1024
 class ParquetFormat:
     """A layout holds ``row_groups``: the number of rows in each."""
 
-    suffixes = (".parquet", ".pq")
+    suffixes: tuple[str, ...] = (".parquet", ".pq")
 
     def scan(self, path: str, limit: int | None, observed: Observed, tick: Tick) -> Scan:
         with _open(path) as file:

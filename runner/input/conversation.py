@@ -1,0 +1,134 @@
+"""Checks of conversations, and OpenAI batch lines as conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from runner.types import Message
+
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+BATCH_COLUMNS = frozenset({"custom_id", "method", "url", "body"})
+_CHAT_URL, _TEXT_URL = "/v1/chat/completions", "/v1/completions"
+_NO_EFFECT = frozenset({"model", "messages", "prompt", "tools", "user", "metadata", "store", "safety_identifier",
+                        "chat_template_kwargs", "max_completion_tokens", "top_logprobs", "logprobs"})  # fmt: skip
+_ONLY_AS_DEFAULT = {
+    "stream": False,
+    "echo": False,
+    "best_of": 1,
+    "suffix": "",
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "response_format": {"type": "text"},
+    "service_tier": "auto",
+}
+
+
+class PromptError(Exception):
+    """A prompt that cannot be used; ``code`` names the kind."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(slots=True)
+class Ask:
+    """What one row asks for: a prompt as `runner.types.Job.prompt` returns it, and its options."""
+
+    prompt: Any
+    sampling: dict[str, Any] = field(default_factory=dict)
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def checked_messages(value: Any, system_prompt: str | None = None) -> list[Message]:
+    """A conversation that chat templates take; raises PromptError naming the message that is malformed."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise PromptError("malformed_messages", "messages must be a list of at least one message")
+    messages = [_checked_message(i, message) for i, message in enumerate(value)]
+    if system_prompt is not None and messages[0]["role"] not in ("system", "developer"):
+        messages.insert(0, {"role": "system", "content": system_prompt})
+    return messages
+
+
+def _checked_message(index: int, message: Any) -> Message:
+    if not isinstance(message, dict):
+        raise PromptError("malformed_messages", f"messages[{index}] is not an object with role and content")
+    role, content = message.get("role"), message.get("content")
+    if role not in _ROLES:
+        raise PromptError(
+            "malformed_messages", f"messages[{index}].role is {role!r}; known are {', '.join(sorted(_ROLES))}"
+        )
+    kept = {key: _without_nulls(value) for key, value in message.items() if value is not None}
+    if content is None:
+        if role == "assistant" and kept.get("tool_calls"):
+            return kept
+        raise PromptError("malformed_messages", f"messages[{index}] has no content")
+    kept["content"] = content if isinstance(content, str) else _joined_parts(index, content)
+    return kept
+
+
+def _joined_parts(index: int, content: Any) -> str:
+    """OpenAI's list of content parts, which must all be text."""
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in parts]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise PromptError("malformed_messages", f"messages[{index}].content is neither a string nor text parts")
+    return "\n".join(texts)  # type: ignore[arg-type]
+
+
+def _without_nulls(value: Any) -> Any:
+    """Arrow fills absent fields of nested objects with null; templates tell absent from null."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+def ask_of_batch_line(row: dict[str, Any]) -> Ask:
+    """An OpenAI batch line; what it asks for and cannot be had is refused, never dropped."""
+    url, body = row.get("url"), as_object(row.get("body"), "body")
+    if row.get("method") != "POST" or url not in (_CHAT_URL, _TEXT_URL):
+        raise PromptError(
+            "unsupported_request", f"{row.get('method')} {url} is not supported; use POST {_CHAT_URL} or {_TEXT_URL}"
+        )
+    for name, default in _ONLY_AS_DEFAULT.items():
+        if body.get(name) is not None and _without_nulls(body[name]) != default:
+            raise PromptError("unsupported_request", f"body.{name}={body[name]!r} is not supported; leave it out")
+    prompt = body.get("messages" if url == _CHAT_URL else "prompt")
+    if prompt is None:
+        raise PromptError("prompt_null", f"body has no {'messages' if url == _CHAT_URL else 'prompt'}")
+    kwargs = dict(as_object(body.get("chat_template_kwargs") or {}, "body.chat_template_kwargs"))
+    if body.get("tools"):
+        kwargs["tools"] = _without_nulls(body["tools"])
+    return Ask(prompt, _batch_sampling(body), kwargs)
+
+
+def _batch_sampling(body: dict[str, Any]) -> dict[str, Any]:
+    values = {
+        name: value
+        for name, value in body.items()
+        if value is not None and name not in _NO_EFFECT and name not in _ONLY_AS_DEFAULT
+    }
+    if body.get("max_completion_tokens") is not None:
+        values["max_tokens"] = body["max_completion_tokens"]
+    if body.get("logprobs"):
+        asked = body["logprobs"]
+        values["logprobs"] = (body.get("top_logprobs") or 0) if asked is True else asked
+    return values
+
+
+def as_object(value: Any, name: str) -> dict[str, Any]:
+    """An object, or the JSON text of one."""
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise PromptError("malformed_request", f"{name} is text but no JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise PromptError("malformed_request", f"{name} must be an object")
+    return value

@@ -1,0 +1,175 @@
+"""Rows to requests: the prompt of each row as text and ids, with its sampling parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runner.config import InputConfig, JobConfig
+from runner.errors import ConfigError, RunnerError
+from runner.input.conversation import BATCH_COLUMNS, Ask, PromptError, as_object, ask_of_batch_line, checked_messages
+from runner.input.drafts import Draft, fill_ids, fit
+from runner.input.template import TemplateError, load_template
+from runner.text import ChatError, override_sampling
+from runner.text.interface import PromptTokenizer
+from runner.types import Job, Refused, Request, RowError, SamplingParams, SourceRow, Stage
+
+SAMPLING_COLUMN = "sampling_params"
+TOOLS_COLUMN = "tools"
+
+
+@dataclass(slots=True)
+class RenderCounts:
+    """What rendering accepted but a user may want to know; rows for ``dropped``, else requests."""
+
+    requests: int = 0
+    dropped: int = 0
+    empty_prompts: int = 0
+    truncated: int = 0
+    clamped: int = 0  # max_tokens was lowered so that prompt and answer fit max_model_len
+
+
+class Renderer:
+    """Renders batches of rows.
+
+    The prompt comes from ``job.template`` where one is set; else, for the plain job over OpenAI batch lines, from
+    their bodies; else from ``job.prompt(row)``.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        tokenizer: PromptTokenizer,
+        job_config: JobConfig,
+        input_config: InputConfig,
+        sampling: SamplingParams,
+        max_model_len: int | None,
+        columns: Sequence[str],
+    ) -> None:
+        """``columns`` are the input's; raises ConfigError when the template or the settings do not suit them."""
+        self.counts = RenderCounts()
+        self._job = job
+        self._tokenizer = tokenizer
+        self._config = job_config
+        self._messages_column = input_config.messages_column
+        self._sampling = sampling
+        self._max_model_len = max_model_len
+        self._template = load_template(job_config, columns)
+        self._ask = self._choose_ask(columns)
+        self._chat = job_config.chat and tokenizer.has_chat_template
+        if job_config.system_prompt is not None and not self._chat:
+            why = "job.chat=false" if not job_config.chat else "the model has no chat template"
+            raise ConfigError(f"job.system_prompt is set but {why}; remove it or put its text into the prompts")
+
+    def render(self, rows: Sequence[SourceRow]) -> list[list[Request | RowError]]:
+        """One list a row: its requests, or the error that stands for the row or one of its requests.
+
+        An empty list means that the job dropped the row.
+        """
+        drafted = [list(self._drafts(row)) for row in rows]
+        fill_ids([item for items in drafted for item in items if isinstance(item, Draft)], self._tokenizer)
+        self.counts.dropped += drafted.count([])
+        return [[self._finish(row, item) for item in items] for row, items in zip(rows, drafted, strict=True)]
+
+    def _choose_ask(self, columns: Sequence[str]) -> Callable[[dict[str, Any]], Ask]:
+        if self._template is not None:
+            template = self._template
+            return lambda row: Ask(template.render(row))
+        if self._config.module is None and self._config.kind == "generate" and set(columns) >= BATCH_COLUMNS:
+            return ask_of_batch_line
+        return lambda row: Ask(self._job.prompt(row))
+
+    def _drafts(self, row: SourceRow) -> Iterator[Draft | RowError]:
+        try:
+            ask, sampling = self._asked(row.values)
+        except (PromptError, TemplateError, Refused) as error:
+            yield self._error(row, Stage.RENDER, error.code, str(error), num_samples=self._sampling.n)
+            return
+        for index, prompt in enumerate(_prompts(ask.prompt)):
+            try:
+                yield self._draft(index, prompt, sampling, ask.template_kwargs)
+            except PromptError as error:
+                yield self._error(row, Stage.RENDER, error.code, str(error), index, sampling.n)
+
+    def _asked(self, values: dict[str, Any]) -> tuple[Ask, SamplingParams]:
+        try:
+            ask = self._ask(values)
+        except (PromptError, TemplateError, Refused, RunnerError):
+            raise
+        except Exception as error:
+            raise PromptError("job_failed", f"prompt(row) raised {type(error).__name__}: {error}") from error
+        if values.get(SAMPLING_COLUMN) is not None:
+            ask.sampling.update(as_object(values[SAMPLING_COLUMN], SAMPLING_COLUMN))
+        if self._template is None and ask.prompt is values.get(self._messages_column) and values.get(TOOLS_COLUMN):
+            ask.template_kwargs.setdefault("tools", values[TOOLS_COLUMN])
+        try:
+            return ask, override_sampling(self._sampling, ask.sampling, f"{SAMPLING_COLUMN}.")
+        except ConfigError as error:
+            raise PromptError("bad_sampling", str(error)) from None
+
+    def _draft(self, index: int, prompt: Any, sampling: SamplingParams, kwargs: dict[str, Any]) -> Draft:
+        if isinstance(prompt, str):
+            self.counts.empty_prompts += not prompt
+            if not self._chat:
+                return Draft(index, sampling, text=prompt)
+            prompt = [{"role": "user", "content": prompt}]
+        if not isinstance(prompt, list):
+            raise PromptError("prompt_type", f"the prompt is {type(prompt).__name__}, not text, messages or ids")
+        if prompt and all(type(token) is int for token in prompt):
+            return Draft(index, sampling, ids=self._checked_ids(prompt))
+        messages = checked_messages(prompt, self._config.system_prompt)
+        if not self._chat:
+            why = "the model has no chat template" if self._config.chat else "job.chat=false"
+            raise PromptError("no_chat_template", f"the row holds messages but {why}")
+        try:
+            chat = self._tokenizer.render_chat(messages, **{**self._config.chat_template_kwargs, **kwargs})
+        except ChatError as error:
+            raise PromptError("chat_template", str(error)) from None
+        return Draft(index, sampling, chat=chat, messages=messages)
+
+    def _checked_ids(self, ids: list[int]) -> list[int]:
+        if not 0 <= min(ids) <= max(ids) < self._tokenizer.num_tokens:
+            raise PromptError("bad_token_ids", f"token ids must be from 0 to {self._tokenizer.num_tokens - 1}")
+        return ids
+
+    def _finish(self, row: SourceRow, item: Draft | RowError) -> Request | RowError:
+        if isinstance(item, RowError):
+            return item
+        samples = item.sampling.n
+        if item.failure:
+            return self._error(row, Stage.TOKENIZE, "tokenizer_failed", item.failure, item.index, samples)
+        if not item.ids:
+            return self._error(row, Stage.TOKENIZE, "no_tokens", "the prompt has no tokens", item.index, samples)
+        fitted = fit(item.ids, item.sampling, self._max_model_len, self._config.truncate_prompt)
+        if fitted is None:
+            message = (
+                f"the prompt has {len(item.ids)} tokens; max_model_len={self._max_model_len} leaves no room for an "
+                f"answer (job.truncate_prompt=true cuts it)"
+            )
+            return self._error(row, Stage.TOKENIZE, "prompt_too_long", message, item.index, samples)
+        self.counts.requests += 1
+        self.counts.truncated += fitted.truncated
+        self.counts.clamped += fitted.clamped
+        return Request(
+            row.row_id, item.index, fitted.ids, fitted.sampling, item.prompt, item.messages, fitted.truncated
+        )
+
+    def _error(
+        self, row: SourceRow, stage: Stage, code: str, message: str, index: int | None = None, num_samples: int = 1
+    ) -> RowError:
+        return RowError(
+            row.row_id, stage, code, message, source=row.values, request_index=index, num_samples=num_samples
+        )
+
+
+def _prompts(prompt: Any) -> list[Any]:
+    """The prompts of a row: none when the job drops it, several when it splits it."""
+    if prompt is None:
+        return []
+    return prompt if is_split(prompt) else [prompt]
+
+
+def is_split(prompt: Any) -> bool:
+    """A list is several prompts unless it is one conversation or one list of ids."""
+    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], str | list)

@@ -1,0 +1,262 @@
+"""Prompts from a Jinja template over a row's columns, in a sandbox with caps on time and size.
+
+The sandbox keeps the template from Python's internals. The caps keep it from hanging or filling memory: every
+turn of a loop and every call of a macro looks at the clock, and what can make long values from short ones
+(operators, calls, filters, printing) is judged before it runs, by the sizes that go in.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.lexer import Token, TokenStream
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from runner.config import JobConfig
+from runner.errors import ConfigError
+
+MAX_SECONDS = 1.0
+MAX_CHARS = 8 * 1024 * 1024
+MAX_WIDTH = 99_999
+MAX_PRODUCT = 64 * 1024 * 1024
+
+_FAULTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError, MemoryError)
+_GROWING_FILTERS = frozenset({"batch", "center", "format", "indent", "join", "replace", "slice", "wordwrap"})
+_WIDE_FORMAT = re.compile(r"%[^a-zA-Z%]*(\d{6,}|\*)|\{[^}]*\d{6,}")
+_TICK = "_tick"
+_INT64 = 1 << 63
+_ITEM_CHARS = 16  # what one more value counts for
+
+
+class TemplateError(Exception):
+    """A row that the template cannot render; ``code`` names the kind."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class PromptTemplate:
+    """A compiled template. ``columns`` are the names that it may use."""
+
+    def __init__(self, source: str, columns: Sequence[str], key: str = "job.template") -> None:
+        """Raises ConfigError for a syntax error or a variable that is no column."""
+        self._environment = _Environment()
+        try:
+            used = meta.find_undeclared_variables(self._environment.parse(source))
+            self._template = self._environment.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise ConfigError(f"{key}: line {error.lineno}: {error.message}; correct the template") from None
+        missing = sorted(used - set(columns) - set(self._environment.globals))
+        if missing:
+            raise ConfigError(f"{key} uses {missing[0]!r}, but the input's columns are {', '.join(columns)}")
+
+    def render(self, values: dict[str, Any]) -> str:
+        """The prompt of one row; raises TemplateError when a value is missing or null, or a cap is reached."""
+        self._environment.deadline = time.monotonic() + MAX_SECONDS
+        try:
+            return self._environment.join_bounded(self._template.generate(values))
+        except jinja2.UndefinedError as error:
+            raise TemplateError("template_missing_value", f"the template needs a value: {error.message}") from None
+        except SecurityError as error:
+            raise TemplateError("template_forbidden", f"the template was stopped: {error.message}") from None
+        except (jinja2.TemplateError, *_FAULTS) as error:
+            raise TemplateError("template_failed", f"the template failed: {type(error).__name__}: {error}") from None
+
+
+def load_template(config: JobConfig, columns: Sequence[str]) -> PromptTemplate | None:
+    """The template of ``job.template`` or ``job.template_file``; None when neither is set."""
+    if config.template is not None and config.template_file is not None:
+        raise ConfigError("job.template and job.template_file are both set; keep one of them")
+    if config.template is not None:
+        return PromptTemplate(config.template, columns)
+    if config.template_file is None:
+        return None
+    try:
+        source = Path(config.template_file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"job.template_file={config.template_file} cannot be read ({error}); give a text file"
+        ) from None
+    return PromptTemplate(source, columns, f"job.template_file={config.template_file}")
+
+
+class _Ticks(Extension):
+    """Puts a look at the clock into the body of every loop and macro."""
+
+    def filter_stream(self, stream: TokenStream) -> Iterator[Token]:
+        opened = False
+        previous = None
+        for token in stream:
+            yield token
+            if previous == "block_begin":
+                opened = token.value in ("for", "macro", "call")
+            if token.type == "block_end" and opened:
+                opened = False
+                yield from _tick_tokens(token.lineno)
+            previous = token.type
+
+
+def _tick_tokens(line: int) -> Iterator[Token]:
+    yield Token(line, "variable_begin", "{{")
+    yield Token(line, "name", _TICK)
+    yield Token(line, "lparen", "(")
+    yield Token(line, "rparen", ")")
+    yield Token(line, "variable_end", "}}")
+
+
+class _BoundedCode(CodeGenerator):
+    """Compiles ``a ~ b`` to a bounded join."""
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - Jinja's name
+        self.write("environment.join_bounded(map(str, (")
+        for argument in node.nodes:
+            self.visit(argument, frame)
+            self.write(", ")
+        self.write(")))")
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """A sandbox that bounds what a template may take."""
+
+    intercepted_binops = frozenset({"*", "**", "+", "%"})
+    code_generator_class = _BoundedCode
+
+    def __init__(self) -> None:
+        super().__init__(
+            undefined=jinja2.StrictUndefined,
+            finalize=_printable,
+            extensions=[_Ticks],
+            autoescape=False,
+            optimized=False,
+        )
+        self.deadline = float("inf")
+        self.concat = self.join_bounded  # type: ignore[method-assign]
+        self.globals.pop("lipsum")
+        self.globals[_TICK] = self._tick
+        self.filters = {name: _bounded(name, function) for name, function in self.filters.items()}
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        self._tick()
+        _BINOP_BOUNDS[operator](left, right)
+        return super().call_binop(context, operator, left, right)
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - Jinja's names
+        __self._tick()
+        values = (*args, *kwargs.values())
+        owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)  # the sandbox wraps str.format
+        if isinstance(owner, str | bytes | list | tuple):
+            _bound_product((owner, *values))
+            _bound_format(owner)
+        _bound_values(values)
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def join_bounded(self, pieces: Iterable[str]) -> str:
+        """The pieces as one string, of bounded size."""
+        size, kept = 0, []
+        for piece in pieces:
+            self._tick()
+            size += len(piece)
+            if size > MAX_CHARS:
+                raise SecurityError(f"the text grows over {MAX_CHARS} characters")
+            kept.append(piece)
+        return "".join(kept)
+
+    def _tick(self) -> str:
+        if time.monotonic() > self.deadline:
+            raise SecurityError(f"it ran for over {MAX_SECONDS:g} s")
+        return ""
+
+
+def _printable(value: Any) -> Any:
+    if value is None:
+        raise jinja2.UndefinedError("a printed value is null")
+    _bound_values((value,))
+    return value
+
+
+def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that judges the sizes of its arguments first."""
+
+    @functools.wraps(function)  # also keeps Jinja's mark of filters that take the environment
+    def call(*args: Any, **kwargs: Any) -> Any:
+        values = [v for v in (*args, *kwargs.values()) if not isinstance(v, _JINJA_VALUES)]
+        if name in _GROWING_FILTERS:
+            _bound_product(values)
+        if name == "format":
+            _bound_format(values[0])
+        _bound_values(values)
+        return function(*args, **kwargs)
+
+    return call
+
+
+_JINJA_VALUES = (jinja2.Environment, jinja2.runtime.Context, nodes.EvalContext)
+
+
+def _bound_values(values: Iterable[Any]) -> None:
+    """No huge number, and not too much text in all, however deep it is nested."""
+    left = MAX_CHARS
+    stack = list(values)
+    while stack:
+        value = stack.pop()
+        if isinstance(value, int) and abs(value) > _INT64:
+            raise SecurityError("a number is too large")
+        left -= _size(value) + _ITEM_CHARS
+        if left < 0:
+            raise SecurityError(f"a value grows over {MAX_CHARS} characters")
+        if isinstance(value, dict):
+            stack.extend(value.values())
+        elif isinstance(value, list | tuple):
+            stack.extend(value)
+
+
+def _bound_product(values: Sequence[Any]) -> None:
+    """A method or filter on text may give as much as its two largest arguments multiplied."""
+    sizes = sorted((abs(v) if isinstance(v, int) else _size(v) for v in values), reverse=True)
+    if len(sizes) > 1 and (sizes[0] * max(sizes[1], 1) > MAX_PRODUCT):
+        raise SecurityError("a text grows too long")
+
+
+def _bound_format(text: Any) -> None:
+    if isinstance(text, str) and _WIDE_FORMAT.search(text):
+        raise SecurityError(f"a format asks for a width over {MAX_WIDTH}")
+
+
+def _bound_power(left: Any, right: Any) -> None:
+    if not (isinstance(left, int | float) and isinstance(right, int | float) and abs(left) <= 1e6 and abs(right) <= 64):
+        raise SecurityError("a power is too large")
+
+
+def _bound_times(left: Any, right: Any) -> None:
+    if isinstance(left, int | float) and isinstance(right, int | float):
+        if max(abs(left), abs(right)) > 1 << 256:
+            raise SecurityError("a number is too large")
+        return
+    _bound_product((left, right))
+
+
+def _bound_modulo(left: Any, right: Any) -> None:
+    _bound_format(left)
+    _bound_values((left, right))
+
+
+def _bound_plus(left: Any, right: Any) -> None:
+    _bound_values((left, right))
+
+
+_BINOP_BOUNDS = {"*": _bound_times, "**": _bound_power, "%": _bound_modulo, "+": _bound_plus}
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, str | bytes | list | tuple | dict) else 0
