@@ -43,7 +43,8 @@ class Folder:
         if old is not None and not old.is_tombstone:
             self._digest.remove(old)
         self.commits[commit.index] = commit
-        self._digest.add(commit)
+        if not commit.is_tombstone:
+            self._digest.add(commit)
 
     def totals(self) -> Totals:
         """The sums over all committed ranges."""

@@ -22,7 +22,7 @@ _SHOWN_CHARS = 60
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What `.runner/job.json` holds. ``inventory`` is the caller's, kept as it is."""
+    """What `.runner/job.json` holds. ``inventory`` is the caller's, kept as it is; ``columns`` is for people."""
 
     name: str
     job_id: str
@@ -32,6 +32,9 @@ class JobRecord:
     rows_per_shard: int
     num_rows: int
     inventory: dict[str, Any] = field(default_factory=dict)
+    source: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    error_names: dict[str, str] = field(default_factory=dict)
     columns: list[str] = field(default_factory=list)
     accepted: list[dict[str, Any]] = field(default_factory=list)
     format_version: int = FORMAT_VERSION
@@ -40,11 +43,22 @@ class JobRecord:
         return digest(self.fingerprint)
 
 
-def pack_schema(schema: pa.Schema) -> str:
+def columns_of(job: JobRecord) -> Columns:
+    """The columns that the job's folder was made with."""
+    return Columns(
+        data=_unpack(job.data_schema),
+        errors=_unpack(job.error_schema),
+        source=tuple(job.source),
+        names=job.names,
+        error_names=job.error_names,
+    )
+
+
+def _pack(schema: pa.Schema) -> str:
     return base64.b64encode(schema.serialize()).decode("ascii")
 
 
-def unpack_schema(text: str) -> pa.Schema:
+def _unpack(text: str) -> pa.Schema:
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
@@ -160,10 +174,13 @@ def job_record(
         name=name,
         job_id=job_id,
         fingerprint=normal(fingerprint),
-        data_schema=pack_schema(columns.data),
-        error_schema=pack_schema(columns.errors),
+        data_schema=_pack(columns.data),
+        error_schema=_pack(columns.errors),
         rows_per_shard=rows_per_shard,
         num_rows=num_rows,
         inventory=normal(inventory),
+        source=list(columns.source),
+        names=dict(columns.names),
+        error_names=dict(columns.error_names),
         columns=[f"{field.name}: {field.type}" for field in columns.data],
     )

@@ -66,9 +66,11 @@ class FolderLock:
 
 
 def held_locks(folder: Path) -> list[str]:
-    """The partitions ("0-of-1") whose lock another process holds now."""
+    """The partitions ("0-of-1") whose lock another process holds now; of a read-only copy, none."""
     held = []
     for path in sorted(folder.glob("*.lock")):
+        if not os.access(path, os.W_OK):
+            continue
         try:
             FolderLock(path).release()
         except LockedError:

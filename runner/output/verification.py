@@ -1,0 +1,159 @@
+"""Is a folder what its commits say? Reads everything, changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+
+from runner.errors import ConfigError, DamageError, LockedError
+from runner.output.columns import Columns
+from runner.output.commits import Commit, newest_generations, read_commit
+from runner.output.disk import Disk
+from runner.output.folder import Folder
+from runner.output.job import columns_of, read_job
+from runner.output.layout import DATA, ERRORS, KINDS, Layout, part_index
+from runner.output.lock import held_locks
+from runner.output.ranges import bounds, is_covered, num_ranges
+from runner.output.sealed import Broken, unseal
+from runner.output.shards import check_part
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is not as it was written. ``index`` is the range to do again, if one must be."""
+
+    path: Path
+    reason: str
+    index: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass
+class Report:
+    """What `verify` found. ``notes`` are no damage: work that is left, files that no longer serve."""
+
+    folder: Folder
+    damages: list[Damage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def open_idle(path: str | Path) -> Folder:
+    """The folder for reading as a whole; raises `LockedError` while a run is active, `ConfigError` without a job."""
+    disk, layout = Disk(), Layout(Path(path))
+    job = read_job(disk, layout)
+    if job is None:
+        raise ConfigError(f"{path}: there is no job of this runner; give the folder that holds data/ and .runner/")
+    if held := held_locks(layout.locks):
+        raise LockedError(f"{path}: a run is active (partition {held[0]}); wait until it has ended")
+    return Folder(disk, layout, job, columns_of(job))
+
+
+def verify(path: str | Path) -> Report:
+    """Checks that every committed row is there exactly once, bit by bit as it was written."""
+    folder = open_idle(path)
+    report = Report(folder)
+    report.damages.extend(_load_commits(folder))
+    damaged = {damage.index for damage in report.damages}
+    for index, commit in folder.commits.items():
+        if not commit.is_tombstone and index not in damaged:
+            report.damages.extend(_check_range(folder, commit))
+    report.damages.extend(_extra_files(folder, damaged))
+    _check_completeness(folder, report)
+    _check_success(folder, report)
+    return report
+
+
+def _load_commits(folder: Folder) -> Iterator[Damage]:
+    """Reads the records that count into the folder; those that cannot be read are damages."""
+    for index, generation in sorted(newest_generations(folder.disk, folder.layout).items()):
+        try:
+            folder.add_commit(read_commit(folder.disk, folder.layout, index, generation))
+        except DamageError:
+            path = folder.layout.commit(index, generation)
+            yield Damage(path, "the commit record is not what was written", index)
+
+
+def _check_range(folder: Folder, commit: Commit) -> Iterator[Damage]:
+    tables: dict[str, pa.Table] = {}
+    for kind, part in commit.parts():
+        path = folder.layout.part(kind, commit.index)
+        if folder.disk.size(path) is None:
+            staged = folder.layout.staged(commit.attempt, kind, commit.index)
+            if folder.disk.size(staged) is None:
+                yield Damage(path, "is missing", commit.index)
+            continue
+        schema = folder.columns.data if kind == DATA else folder.columns.errors
+        try:
+            tables[kind] = check_part(folder.disk.read(path), part, schema)
+        except ValueError as error:
+            yield Damage(path, str(error), commit.index)
+    if DATA in tables and (commit.errors is None or ERRORS in tables):
+        for reason in row_faults(commit, tables[DATA], tables.get(ERRORS), folder.columns):
+            yield Damage(folder.layout.part(DATA, commit.index), reason, commit.index)
+
+
+def row_faults(commit: Commit, data: pa.Table, errors: pa.Table | None, columns: Columns) -> Iterator[str]:
+    """What is wrong with the rows of a range, should its parts be whole but not what a range must hold."""
+    keys = list(zip(*(data[name].to_pylist() for name in columns.key), strict=True))
+    if any(a >= b for a, b in pairwise(keys)):
+        yield "its lines are not in order, or one is there twice"
+    wanted = [*columns.error_key, columns.error_names["num_samples"]]
+    failed = errors.select(wanted).to_pylist() if errors is not None else []
+    failed_keys = [tuple(line.values())[:3] for line in failed]
+    if set(keys).intersection(failed_keys):
+        yield "a sample is in data/ and in errors/"
+    rows = {key[0] for key in keys} | {key[0] for key in failed_keys}
+    if any(not commit.start <= row < commit.stop for row in rows):
+        yield f"it holds rows outside of {commit.start} to {commit.stop - 1}"
+    if len(rows) + commit.totals.empty_rows != commit.stop - commit.start:
+        yield f"it stands for {len(rows) + commit.totals.empty_rows} rows, not {commit.stop - commit.start}"
+    stands_for = sum(line[columns.error_names["num_samples"]] for line in failed)
+    if stands_for != commit.totals.failed_samples:
+        yield f"its errors stand for {stands_for} samples, not {commit.totals.failed_samples}"
+
+
+def _extra_files(folder: Folder, damaged: set[int | None]) -> Iterator[Damage]:
+    """Files where readers look that no commit stands for."""
+    for kind in KINDS:
+        for name in folder.disk.names(folder.layout.root / kind):
+            index = part_index(name)
+            commit = folder.commits.get(index) if index is not None else None
+            if index in damaged or (commit is not None and commit.part(kind) is not None):
+                continue
+            yield Damage(folder.layout.root / kind / name, "no commit stands for this file")
+
+
+def _check_completeness(folder: Folder, report: Report) -> None:
+    """A range without a commit is work that is left, or, once the job was done, a loss."""
+    job, was_done = folder.job, folder.disk.size(folder.layout.success) is not None
+    damaged = {damage.index for damage in report.damages}
+    num_left = 0
+    for index in range(num_ranges(job, job.num_rows)):
+        commit = folder.commits.get(index)
+        if index in damaged or (is_covered(commit, bounds(job, index, job.num_rows)[1]) and commit is not None):
+            continue
+        num_left += 1
+        if was_done:
+            path = folder.layout.commit(index, commit.generation if commit else 1)
+            report.damages.append(Damage(path, "the job is marked as done, and this range has no commit", index))
+    if num_left and not was_done:
+        report.notes.append(f"{num_left} of {num_ranges(job, job.num_rows)} ranges are left; run the job to go on")
+
+
+def _check_success(folder: Folder, report: Report) -> None:
+    path = folder.layout.success
+    if folder.disk.size(path) is None:
+        return
+    try:
+        unseal(folder.disk.read(path))
+    except Broken as error:
+        report.damages.append(Damage(path, str(error)))
+    left = [name for place in (folder.layout.stage, folder.layout.journals) for name in folder.disk.names(place)]
+    if left:
+        report.notes.append(f"{len(left)} files in {folder.layout.hidden} no longer serve; repair removes them")
