@@ -5,28 +5,24 @@ With engine=echo a token is a byte, whatever model.path says: nothing is loaded 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from runner.text import ByteTokenizer, RenderedChat
 from runner.types import EngineRequest, EngineStats, FinishReason, Message, Sample
 
-_MARK = b"abcdefghijklmnop"  # one letter for each four bits of a seed
+_LETTERS = b"abcdefghijklmnop"  # one for each four bits of a seed
 
 
-class ByteTokenizer:
-    """UTF-8 bytes as token ids, 0 to 255; a chat is one `role: content` line a message."""
+class EchoTokenizer(ByteTokenizer):
+    """Bytes as ids, and a chat template of its own: one `role: content` line a message."""
 
-    def encode(self, text: str, *, special: bool) -> list[int]:
-        return list(text.encode())
+    has_chat_template = True
 
-    def encode_chat(self, messages: list[Message], **template_kwargs: Any) -> tuple[str, list[int]]:
-        lines = [f"{message['role']}: {message['content']}\n" for message in messages]
-        prompt = "".join((*lines, "assistant:"))
-        return prompt, self.encode(prompt, special=False)
-
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        return bytes(token_ids).decode("utf-8", "replace")
+    def render_chat(self, messages: list[Message], **template_kwargs: Any) -> RenderedChat:
+        lines = [f"{message['role']}: {message.get('content', '')}\n" for message in messages]
+        text = "".join((*lines, "assistant:"))
+        return RenderedChat(text, (text,))
 
 
 class EchoEngine:
@@ -37,7 +33,7 @@ class EchoEngine:
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[EngineRequest] = deque()
+        self._waiting: list[EngineRequest] = []
         self._stats = EngineStats()
 
     def submit(self, requests: Sequence[EngineRequest]) -> None:
@@ -45,7 +41,7 @@ class EchoEngine:
 
     def poll(self, timeout: float) -> list[Sample]:
         """Every sample of what was submitted; never waits."""
-        requests, self._waiting = self._waiting, deque()
+        requests, self._waiting = self._waiting, []
         samples = [
             _echo(request, index, seed)
             for request in requests
@@ -58,7 +54,7 @@ class EchoEngine:
 
     def abort(self, request_ids: Sequence[int]) -> None:
         gone = set(request_ids)
-        self._waiting = deque(request for request in self._waiting if request.request_id not in gone)
+        self._waiting = [request for request in self._waiting if request.request_id not in gone]
 
     def stats(self) -> EngineStats:
         self._stats.num_waiting = len(self._waiting)
@@ -72,7 +68,7 @@ def _echo(request: EngineRequest, sample_index: int, seed: int) -> Sample:
     sampling = request.sampling
     answer = list(request.prompt_token_ids)
     if sampling.temperature > 0:
-        answer = [*(_MARK[seed >> shift & 15] for shift in (12, 8, 4, 0)), *answer]
+        answer = [*(_LETTERS[seed >> shift & 15] for shift in (12, 8, 4, 0)), *answer]
     if sampling.ignore_eos:
         answer *= -(-sampling.max_tokens // len(answer))
     whole = len(answer) <= sampling.max_tokens and not sampling.ignore_eos

@@ -22,7 +22,9 @@ from runner.cli.overrides import Presets, check, refuse_nested
 from runner.config import RunnerConfig
 from runner.errors import ConfigError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+ROOT = Path(__file__).resolve().parents[2]
+CONF = ROOT / "conf"
+PACKAGE = "package:"
 
 
 def compose(arguments: Iterable[str], config_dir: Path | None = None) -> RunnerConfig:
@@ -108,5 +110,15 @@ def _to_dataclasses(tree: DictConfig) -> RunnerConfig:
 def _fill_in(config: RunnerConfig) -> None:
     r"""The defaults that hang on other settings, and the two characters \n that a shell makes of a newline."""
     config.sampling.stop = [text.replace("\\n", "\n") for text in config.sampling.stop]
+    config.input.path = _in_package(config.input.path)
     if config.output.dir is None:
         config.output.dir = f"outputs/{config.job.name}"
+
+
+def _in_package(path: Any) -> Any:
+    """package:jobs/data/x.jsonl is a file that ships with this program, from whatever folder it is run."""
+    if isinstance(path, list):
+        return [_in_package(item) for item in path]
+    if isinstance(path, str) and path.startswith(PACKAGE):
+        return str(ROOT / path.removeprefix(PACKAGE))
+    return path

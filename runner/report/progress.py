@@ -86,6 +86,11 @@ class Progress:
         self._bar = self._open_bar() if self._stream.isatty() else None
         self._next = time.monotonic() + (0.0 if self._bar is not None else LOG_SECONDS)
 
+    @property
+    def completion_tokens(self) -> int:
+        """Of the samples that finished in this run."""
+        return self._lengths.tokens
+
     def add_sample(self, completion_tokens: int) -> None:
         self._lengths.add(completion_tokens)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from runner.errors import EngineError
 from runner.run.inflight import RowWork
@@ -32,14 +32,19 @@ class Suspects:
 
     def crashed(self, rows: Sequence[RowWork]) -> list[RowWork]:
         """Takes the rows of a crash back; returns those that are condemned."""
-        self._group_size = 1
         if len(rows) != 1:
-            self._queue.extendleft(reversed(rows))
-            return []
+            return self.put_back(rows)
+        self._group_size = 1
         rows[0].lone_crashes += 1
         if rows[0].lone_crashes >= MAX_LONE_CRASHES:
             return list(rows)
         self._queue.append(rows[0])
+        return []
+
+    def put_back(self, rows: Sequence[RowWork]) -> list[RowWork]:
+        """Takes rows back that no one blames; condemns none."""
+        self._group_size = 1
+        self._queue.extendleft(reversed(rows))
         return []
 
     def next_group(self) -> list[RowWork]:
@@ -59,6 +64,7 @@ class RestartingEngine:
     def __init__(self, factory: Callable[[], EngineClient]) -> None:
         self._factory = factory
         self._client: EngineClient | None = None
+        self._has_served = False
         self._failures = 0  # since the last sample that came back
 
     def start(self) -> EngineClient:
@@ -67,17 +73,20 @@ class RestartingEngine:
             self._client = self._factory()
         return self._client
 
+    @property
+    def has_served(self) -> bool:
+        """Whether the present engine ever took a request: one that fails before cannot be a row's fault."""
+        return self._has_served
+
     def submit(self, requests: Sequence[EngineRequest]) -> None:
         self.start().submit(requests)
+        self._has_served = True
 
     def poll(self, timeout: float) -> list[Sample]:
         samples = self.start().poll(timeout)
         if samples:
             self._failures = 0
         return samples
-
-    def abort(self, request_ids: Iterable[int]) -> None:
-        self.start().abort(list(request_ids))
 
     def stats(self) -> EngineStats:
         return self._client.stats() if self._client is not None else EngineStats()
@@ -92,5 +101,6 @@ class RestartingEngine:
 
     def close(self) -> None:
         client, self._client = self._client, None
+        self._has_served = False
         if client is not None:
             client.close()

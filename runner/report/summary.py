@@ -1,0 +1,52 @@
+"""What a run says at its end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+logger = logging.getLogger(__name__)
+
+
+class Totals(Protocol):
+    """Sums over the finished rows of a job."""
+
+    rows: int
+    samples: int
+    failed_rows: int
+    failed_samples: int
+    dropped: int
+    prompt_tokens: int
+    completion_tokens: int
+    errors: dict[str, int]
+
+
+def log_summary(folder: Path, totals: Totals, load_line: str, *, is_complete: bool) -> None:
+    """Where the data is, what is in it, and the line of Python that loads it."""
+    logger.info("data: %s", folder.resolve() / "data")
+    logger.info(
+        "%d rows: %d samples, %d prompt tokens, %d completion tokens",
+        totals.rows,
+        totals.samples,
+        totals.prompt_tokens,
+        totals.completion_tokens,
+    )
+    if totals.dropped:
+        logger.info("the job dropped %d samples", totals.dropped)
+    if totals.failed_rows:
+        codes = ", ".join(f"{code} {count}" for code, count in sorted(totals.errors.items(), key=lambda item: -item[1]))
+        logger.warning("%d rows have errors (%s): %s", totals.failed_rows, codes, folder.resolve() / "errors")
+    if not is_complete:
+        logger.info("other partitions of this job are not done yet")
+    logger.info("load it: %s", load_line)
+
+
+def log_run(completion_tokens: int, seconds: float, counts: Mapping[str, int]) -> None:
+    """The speed of this run and what rendering accepted but a user may want to know."""
+    rate = completion_tokens / seconds if seconds > 0 else 0.0
+    logger.info("this run: %d completion tokens in %.1f s, %.0f a second", completion_tokens, seconds, rate)
+    for name, count in counts.items():
+        if count:
+            logger.info("%s: %d", name.replace("_", " "), count)

@@ -1,0 +1,27 @@
+"""When too many rows fail, going on only wastes the machine."""
+
+from __future__ import annotations
+
+from runner.errors import BudgetError
+
+
+class ErrorBudget:
+    """Counts the rows of this run; the share of failed ones is limited once there are ``after`` rows."""
+
+    def __init__(self, max_rate: float, after: int) -> None:
+        self._max_rate = max_rate
+        self._after = after
+        self._rows = self._failed = 0
+
+    def add(self, failed: bool) -> None:
+        self._rows += 1
+        self._failed += failed
+
+    def check(self) -> None:
+        """Raises BudgetError when the budget is spent."""
+        if self._rows < self._after or self._failed <= self._max_rate * self._rows:
+            return
+        raise BudgetError(
+            f"output.max_error_rate={self._max_rate:g}: {self._failed} of this run's {self._rows} rows failed; "
+            "see errors/ for the codes, mend the input or raise the limit, and run again to continue"
+        )

@@ -1,0 +1,137 @@
+"""The loop of a run: admit rows, poll the engine, finish rows, write results; until all is done or a stop is asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from runner.errors import EngineError
+from runner.report.progress import Progress
+from runner.run.budget import ErrorBudget
+from runner.run.finishing import Finisher, quarantined
+from runner.run.inflight import InFlight, RowWork
+from runner.run.recovery import RestartingEngine, Suspects
+from runner.run.source import WorkSource
+from runner.signals import Stop, StopFlag
+from runner.types import RowResult, Sample
+
+BATCH_ROWS = 256  # rendered and submitted between two polls, at most
+REFILL_SHARE = 0.75  # rows are admitted once fewer than this share of the samples allowed is in flight
+IDLE_SECONDS = 0.2  # longest wait for samples, and so for a stop to be seen
+
+
+class ResultWriter(Protocol):
+    """Where finished rows go."""
+
+    def write(self, result: RowResult) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+class Loop:
+    """Holds everything that a run is made of; ``max_samples`` bounds what is in flight, and so the memory."""
+
+    def __init__(
+        self,
+        source: WorkSource,
+        engine: RestartingEngine,
+        finisher: Finisher,
+        writer: ResultWriter,
+        inflight: InFlight,
+        budget: ErrorBudget,
+        progress: Progress,
+        stop: StopFlag,
+        max_samples: int,
+        samples_per_row: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source = source
+        self._engine = engine
+        self._finisher = finisher
+        self._writer = writer
+        self._inflight = inflight
+        self._budget = budget
+        self._progress = progress
+        self._stop = stop
+        self._max_samples = max_samples
+        self._samples_per_row = samples_per_row
+        self._clock = clock
+        self._suspects = Suspects()
+        self._deadline = float("inf")
+        self._stop_seen = Stop.NONE
+
+    def run(self) -> bool:
+        """True when every row is written, False when it was stopped before; raises what ends a run early."""
+        while not self._is_done():
+            self._heed_stop()
+            if self._clock() >= self._deadline or (self._stop.requested and not self._inflight.num_rows):
+                break
+            try:
+                admitted = self._admit()
+                if self._inflight.num_rows:
+                    # No wait while rows flow in: the engine must never run dry behind a slow poll.
+                    self._take(self._engine.poll(0.0 if admitted and self._has_room() else IDLE_SECONDS))
+            except EngineError as error:
+                self._recover(error)
+            self._progress.show(self._engine.stats())
+        self._writer.flush()
+        return self._is_done()
+
+    def _is_done(self) -> bool:
+        return self._source.exhausted and not self._inflight.num_rows and not self._suspects
+
+    def _heed_stop(self) -> None:
+        """At a new stop request, makes durable what there is and sets the time until which rows may finish."""
+        if self._stop.level > self._stop_seen:
+            self._stop_seen = self._stop.level
+            self._deadline = self._clock() + self._stop.drain_seconds
+            self._writer.flush()
+
+    def _has_room(self) -> bool:
+        return self._inflight.num_samples <= REFILL_SHARE * self._max_samples and not self._stop.requested
+
+    def _admit(self) -> bool:
+        """Submits the next batch of rows; after a crash, the next group of suspects once the last one is back."""
+        if self._suspects:
+            if not self._inflight.num_rows and not self._stop.requested:
+                self._submit(self._suspects.next_group())
+            return False
+        if not self._has_room() or self._source.exhausted:
+            return False
+        room = (self._max_samples - self._inflight.num_samples) // self._samples_per_row
+        works, ended = self._source.take(max(1, min(room, BATCH_ROWS)))
+        self._write(ended)
+        self._submit(works)
+        return bool(works or ended)
+
+    def _submit(self, works: list[RowWork]) -> None:
+        requests = [request for work in works for request in self._inflight.add(work)]
+        if requests:
+            self._engine.submit(requests)
+
+    def _take(self, samples: list[Sample]) -> None:
+        """Adds samples to their rows and writes the rows that are complete."""
+        finished = []
+        for sample in samples:
+            ticket = self._inflight.settle(sample)
+            if ticket is None:
+                continue
+            self._progress.add_sample(self._finisher.take(ticket, sample))
+            if not ticket.work.pending:
+                finished.append(ticket.work.result)
+        self._write(finished)
+
+    def _write(self, results: list[RowResult]) -> None:
+        for result in results:
+            self._budget.add(failed=bool(result.errors))
+            self._progress.add_row(failed=bool(result.errors))
+            self._writer.write(result)
+        self._budget.check()
+
+    def _recover(self, error: EngineError) -> None:
+        """Takes back what the failed engine held and goes on with a new one."""
+        rows = self._inflight.take_all()
+        condemned = self._suspects.crashed(rows) if self._engine.has_served else self._suspects.put_back(rows)
+        self._write([quarantined(work, f"alone with this row the engine failed twice: {error}") for work in condemned])
+        self._engine.failed(error)

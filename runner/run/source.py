@@ -1,0 +1,99 @@
+"""The rows that are still to do, read and rendered in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Protocol
+
+from runner.run.inflight import RowWork
+from runner.types import Request, RowError, RowReader, RowResult, SourceRow
+
+
+class Renderer(Protocol):
+    """Renders rows: the requests of each, or errors in their place; an empty list drops the row."""
+
+    def render(self, rows: Sequence[SourceRow]) -> list[list[Request | RowError]]: ...
+
+
+class Range(Protocol):
+    """Input rows [start, stop) to do, but for those in ``done``."""
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def stop(self) -> int: ...
+
+    @property
+    def done(self) -> frozenset[int]: ...
+
+
+class Ranges(Protocol):
+    """What is left to do; `take_range` gives None while too many ranges are open, and when none is left."""
+
+    @property
+    def ranges_left(self) -> int: ...
+
+    def take_range(self) -> Range | None: ...
+
+
+class WorkSource:
+    """Hands out rows in the order of their ids; holds one batch at a time.
+
+    An unreadable or dropped row stands for ``samples_per_row`` samples.
+    """
+
+    def __init__(self, ranges: Ranges, reader: RowReader, renderer: Renderer, samples_per_row: int = 1) -> None:
+        self._ranges = ranges
+        self._reader = reader
+        self._renderer = renderer
+        self._samples_per_row = samples_per_row
+        self._rows: Iterator[SourceRow | RowError] = iter(())
+        self._in_range = False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every row has been handed out."""
+        return not self._in_range and not self._ranges.ranges_left
+
+    def take(self, num_rows: int) -> tuple[list[RowWork], list[RowResult]]:
+        """Up to ``num_rows`` next rows: those to generate, and the results of those that end here.
+
+        Both are empty when no further range may be opened yet.
+        """
+        batch = self._next_rows(num_rows)
+        works: list[RowWork] = []
+        ended = [self._unreadable(item) for item in batch if isinstance(item, RowError)]
+        rows = [item for item in batch if isinstance(item, SourceRow)]
+        for row, items in zip(rows, self._renderer.render(rows), strict=True):
+            requests = [item for item in items if isinstance(item, Request)]
+            result = RowResult(row.row_id, errors=[item for item in items if isinstance(item, RowError)])
+            if requests:
+                works.append(RowWork(row, requests, result))
+            else:
+                result.dropped = 0 if items else self._samples_per_row
+                ended.append(result)
+        return works, ended
+
+    def _next_rows(self, num_rows: int) -> list[SourceRow | RowError]:
+        batch: list[SourceRow | RowError] = []
+        while len(batch) < num_rows and (self._in_range or self._open_range()):
+            wanted = num_rows - len(batch)
+            found = list(islice(self._rows, wanted))
+            self._in_range = len(found) == wanted
+            batch += found
+        return batch
+
+    def _open_range(self) -> bool:
+        found = self._ranges.take_range()
+        if found is None:
+            return False
+        rows = self._reader.read(found.start, found.stop)
+        self._rows = (row for row in rows if row.row_id not in found.done)
+        self._in_range = True
+        return True
+
+    def _unreadable(self, error: RowError) -> RowResult:
+        error.num_samples = self._samples_per_row
+        return RowResult(error.row_id, errors=[error])

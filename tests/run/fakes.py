@@ -1,0 +1,125 @@
+"""Stand-ins for the rooms around the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from runner.echo import EchoEngine
+from runner.errors import EngineError
+from runner.types import (
+    Completion,
+    EngineRequest,
+    Request,
+    RowError,
+    RowResult,
+    Sample,
+    SamplingParams,
+    SourceRow,
+    Stage,
+)
+
+NAMES = {name: name for name in ("row_id", "request_index", "sample_index", "completion", "seed", "finish_reason")}
+
+
+@dataclass
+class Rows:
+    """A reader of rows whose prompt is their id; the ids in ``bad`` cannot be read."""
+
+    num_rows: int
+    bad: frozenset[int] = frozenset()
+
+    def read(self, start: int, stop: int) -> Iterator[SourceRow | RowError]:
+        for row_id in range(start, min(stop, self.num_rows)):
+            if row_id in self.bad:
+                yield RowError(row_id, Stage.READ, "bad_json", "not JSON")
+            else:
+                yield SourceRow(row_id, {"prompt": f"row {row_id}"})
+
+
+@dataclass
+class Span:
+    start: int
+    stop: int
+    done: frozenset[int] = frozenset()
+
+
+@dataclass
+class Spans:
+    """Ranges of seven rows."""
+
+    num_rows: int
+    done: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        self._left = [Span(start, start + 7, self.done) for start in range(0, self.num_rows, 7)]
+
+    @property
+    def ranges_left(self) -> int:
+        return len(self._left)
+
+    def take_range(self) -> Span | None:
+        return self._left.pop(0) if self._left else None
+
+
+@dataclass
+class Rendering:
+    """Renders the prompt column to bytes."""
+
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+
+    def render(self, rows: Sequence[SourceRow]) -> list[list[Request | RowError]]:
+        return [
+            [Request(row.row_id, 0, list(row.values["prompt"].encode()), self.sampling, row.values["prompt"])]
+            for row in rows
+        ]
+
+
+class PlainJob:
+    columns: ClassVar[dict[str, str]] = {}
+
+    def prompt(self, row: dict[str, Any]) -> Any:
+        raise AssertionError
+
+    def parse(self, row: dict[str, Any], completion: Completion) -> dict[str, Any] | None:
+        return {}
+
+
+@dataclass
+class Memory:
+    """A writer that keeps everything."""
+
+    results: list[RowResult] = field(default_factory=list)
+    flushes: int = 0
+
+    def write(self, result: RowResult) -> None:
+        self.results.append(result)
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+    def texts(self) -> dict[int, list[str]]:
+        return {result.row_id: [record["completion"] for record in result.records] for result in self.results}
+
+
+class Fragile(EchoEngine):
+    """Fails at the next poll once it holds a poisonous row; answers one request a poll, in reverse order."""
+
+    def __init__(self, poison: frozenset[bytes] = frozenset()) -> None:
+        super().__init__()
+        self._poison = poison
+        self._held: list[Sample] = []
+        self.most_held = 0
+
+    def submit(self, requests: Sequence[EngineRequest]) -> None:
+        super().submit(requests)
+        poisoned = any(bytes(request.prompt_token_ids) in self._poison for request in requests)
+        self._held += [] if poisoned else super().poll(0)
+        self._broken = poisoned
+        self.most_held = max(self.most_held, len(self._held))
+
+    def poll(self, timeout: float) -> list[Sample]:
+        if self._broken:
+            raise EngineError("the engine process was killed by signal 9")
+        return [self._held.pop()] if self._held else []
