@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -20,7 +21,8 @@ import orjson
 
 MAX_DEPTH = 100
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
-_FLOAT_OF_INT64_MAX = 2.0**63
+_BEYOND_INT64 = 2.0**63
+_HARMLESS = {str, bool, type(None)}
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _INTEGER = re.compile(rb"(?<![0-9.eE+-])-?[0-9]{19,}(?![0-9.eE])")
@@ -35,6 +37,14 @@ class LineError(Exception):
         self.code = code
 
 
+@dataclass(frozen=True, slots=True)
+class ParsedLines:
+    """One row or error a line. ``columns`` holds the same values by key, when all rows have the same keys."""
+
+    rows: list[dict[str, Any] | LineError]
+    columns: dict[str, Sequence[Any]] | None = None
+
+
 def parse_line(line: bytes) -> dict[str, Any]:
     """Parses one line; raises LineError with the reason."""
     if _openers(line) > MAX_DEPTH and _depth(line) > MAX_DEPTH:
@@ -45,18 +55,19 @@ def parse_line(line: bytes) -> dict[str, Any]:
         raise _syntax_error(line, error) from None
     if not isinstance(value, dict):
         raise LineError("not_an_object", f"a row must be a JSON object, not {_kind(value)}")
-    num_keys, has_huge_number = _survey([value])
-    if has_huge_number and _has_integer_beyond_int64(line):
+    survey = _Survey()
+    survey.add_objects([value])
+    if survey.has_huge_number and _has_integer_beyond_int64(line):
         raise LineError("integer_out_of_range", "an integer does not fit 64 bits; write it as a string")
-    if not _keys_are_unique(line, num_keys):
+    if not _keys_are_unique(line, survey.num_keys):
         raise LineError("duplicate_key", "an object has the same key twice")
     return value
 
 
-def parse_lines(lines: Sequence[bytes]) -> list[dict[str, Any] | LineError]:
+def parse_lines(lines: Sequence[bytes]) -> ParsedLines:
     """Parses each line: as `parse_line`, with errors returned in place."""
-    rows = _parse_together(lines)
-    return rows if rows is not None else [_parse_or_error(line) for line in lines]
+    parsed = _parse_together(lines) if lines else ParsedLines([])
+    return parsed or ParsedLines([_parse_or_error(line) for line in lines])
 
 
 def _parse_or_error(line: bytes) -> dict[str, Any] | LineError:
@@ -66,7 +77,7 @@ def _parse_or_error(line: bytes) -> dict[str, Any] | LineError:
         return error
 
 
-def _parse_together(lines: Sequence[bytes]) -> list[Any] | None:
+def _parse_together(lines: Sequence[bytes]) -> ParsedLines | None:
     """All lines in one call, or None when at least one may be wrong.
 
     A line that ends in the middle of a value could otherwise be completed by its neighbour; the separator is
@@ -74,8 +85,6 @@ def _parse_together(lines: Sequence[bytes]) -> list[Any] | None:
     """
     separator = secrets.randbits(62)
     text = b"[" + (b",%d," % separator).join(lines) + b"]"
-    if _openers(text) - len(lines) > MAX_DEPTH and any(_openers(line) > MAX_DEPTH for line in lines):
-        return None
     try:
         values = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -85,27 +94,57 @@ def _parse_together(lines: Sequence[bytes]) -> list[Any] | None:
         return None
     if values[1::2] != [separator] * (len(lines) - 1):
         return None
-    num_keys, has_huge_number = _survey(rows)
-    if has_huge_number or not _keys_are_unique(text, num_keys):
+    survey = _Survey()
+    columns = survey.add_objects(rows)
+    if survey.has_huge_number or survey.depth > MAX_DEPTH or not _keys_are_unique(text, survey.num_keys):
         return None
-    return rows
+    return ParsedLines(rows, columns)
 
 
-def _survey(rows: list[dict[str, Any]]) -> tuple[int, bool]:
-    """Counts the keys of all objects, and tells whether any number might be outside int64 or infinite."""
-    num_keys, objects = sum(map(len, rows)), rows
-    values: list[Any] = []
-    while objects or values:
-        values = list(chain(chain.from_iterable(map(dict.values, objects)), values))
+class _Survey:
+    """What parsed values tell of their text: how many keys, how deep, and whether a number may be out of range.
+
+    Values are looked at column by column, because a column mostly holds one type.
+    """
+
+    def __init__(self) -> None:
+        self.num_keys = 0
+        self.depth = 0
+        self.has_huge_number = False
+
+    def add_objects(self, objects: Sequence[dict[str, Any]], depth: int = 1) -> dict[str, Sequence[Any]] | None:
+        """Returns the columns when all objects have the same keys in the same order."""
+        self.num_keys += sum(map(len, objects))
+        self.depth = max(self.depth, depth)
+        keys = set(map(tuple, objects))
+        if len(keys) > 1:
+            self._add_values(list(chain.from_iterable(map(dict.values, objects))), depth)
+            return None
+        columns: dict[str, Sequence[Any]] = dict(
+            zip(keys.pop(), zip(*map(dict.values, objects), strict=True), strict=True)
+        )
+        for column in columns.values():
+            self._add_values(column, depth)
+        return columns
+
+    def _add_values(self, values: Sequence[Any], depth: int) -> None:
         types = set(map(type, values))
-        if int in types and max(v for v in values if type(v) is int) > INT64_MAX:
-            return num_keys, True
-        if float in types and any(type(v) is float and abs(v) >= _FLOAT_OF_INT64_MAX for v in values):
-            return num_keys, True
-        objects = [v for v in values if type(v) is dict] if dict in types else []
-        values = list(chain.from_iterable(v for v in values if type(v) is list)) if list in types else []
-        num_keys += sum(map(len, objects))
-    return num_keys, False
+        if types <= _HARMLESS or depth > MAX_DEPTH:
+            return
+        if int in types and max(_of_type(int, values, types)) > INT64_MAX:
+            self.has_huge_number = True
+        if float in types:
+            floats = _of_type(float, values, types)
+            self.has_huge_number |= max(floats) >= _BEYOND_INT64 or min(floats) <= -_BEYOND_INT64
+        if list in types:
+            self.depth = max(self.depth, depth + 1)
+            self._add_values(list(chain.from_iterable(_of_type(list, values, types))), depth + 1)
+        if dict in types:
+            self.add_objects(_of_type(dict, values, types), depth + 1)
+
+
+def _of_type(kind: type, values: Sequence[Any], types: set[type]) -> Sequence[Any]:
+    return values if len(types) == 1 else [value for value in values if type(value) is kind]
 
 
 def _keys_are_unique(text: bytes, num_keys: int) -> bool:

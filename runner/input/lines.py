@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from runner.input.compression import ByteStream
 
-BLOCK_BYTES = 256 * 1024
+BLOCK_BYTES = 64 * 1024  # more rows at once only feed the garbage collector
 MAX_LINE_BYTES = 16 * 1024 * 1024
 RAW_BYTES = 4096
 _BOM = b"\xef\xbb\xbf"

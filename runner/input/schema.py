@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -43,10 +43,15 @@ class Observed:
 
     def add_objects(self, objects: Sequence[dict[str, Any]]) -> None:
         """Counts the fields of a batch of objects, in the order in which they first appear."""
-        for name in dict.fromkeys(chain.from_iterable(objects)):
+        names = dict.fromkeys(chain.from_iterable(objects))
+        self.add_columns({name: [o[name] for o in objects if name in o] for name in names})
+
+    def add_columns(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """As `add_objects`, for values by field."""
+        for name, values in columns.items():
             if name not in self.fields:
                 self.fields[name] = Observed()
-            self.fields[name].add([o[name] for o in objects if name in o])
+            self.fields[name].add(values)
 
     def num_fields(self) -> int:
         """All fields below this place."""

@@ -6,7 +6,7 @@ does not fit is each row looked at, to name the ones to quarantine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -46,21 +46,25 @@ class RowCheck:
 
     def fit(self, rows: Sequence[dict[str, Any]]) -> str | None:
         """None when every row fits, else what is wrong with one of them."""
-        if not self._nulls.keys() >= set(chain.from_iterable(rows)):
-            return self._unknown_column(rows)
-        for name, check in self._checks.items():
-            problem = check([row[name] for row in rows if name in row])
+        names = dict.fromkeys(chain.from_iterable(rows))
+        return self.fit_columns({name: [row[name] for row in rows if name in row] for name in names})
+
+    def fit_columns(self, columns: Mapping[str, Sequence[Any]]) -> str | None:
+        """As `fit`, for values by column."""
+        for name, values in columns.items():
+            check = self._checks.get(name)
+            problem = check(values) if check else f"column {name!r} is not in the job's frozen schema"
             if problem:
                 return problem
         return None
 
+    def is_complete(self, names: Iterable[str]) -> bool:
+        """All columns of the schema, in its order."""
+        return list(names) == self._names
+
     def complete(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row with every column of the schema, in its order; absent ones are None."""
-        return row if list(row) == self._names else {**self._nulls, **row}
-
-    def _unknown_column(self, rows: Sequence[dict[str, Any]]) -> str:
-        unknown = next(name for row in rows for name in row if name not in self._nulls)
-        return f"column {unknown!r} is not in the job's frozen schema"
+        return row if self.is_complete(row) else {**self._nulls, **row}
 
 
 def _misfit(name: str, kind: pa.DataType, value: Any) -> str:
@@ -100,17 +104,18 @@ def _integer_check(kind: pa.DataType, name: str) -> Check:
 def _float_check(kind: pa.DataType, name: str) -> Check:
     """A float, or an integer that a double holds exactly; in a narrower float only what it holds exactly."""
     is_number = _scalar_check({float, int, _NULL}, kind, name)
+    is_double = kind.bit_width == 64
 
     def exact(value: Any) -> bool:
-        if value is None or (type(value) is float and kind.bit_width == 64):
+        if value is None or (type(value) is float and is_double):
             return True
-        if kind.bit_width == 64:
+        if is_double:
             return abs(value) <= _EXACT_FLOAT_INT
         return bool(pa.scalar(float(value), pa.float64()).cast(kind, safe=False).as_py() == value)
 
     def check(values: Sequence[Any]) -> str | None:
         problem = is_number(values)
-        if problem:
+        if problem or (is_double and int not in set(map(type, values))):
             return problem
         inexact = [v for v in values if not exact(v)]
         return _misfit(name, kind, inexact[0]) if inexact else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from runner.errors import ConfigError
 from runner.input import compression
 from runner.input.compression import ByteStream
 from runner.input.formats.base import Scan, Span, Tick, read_error
-from runner.input.json_lines import LineError, parse_lines
+from runner.input.json_lines import LineError, ParsedLines, parse_lines
 from runner.input.lines import MAX_LINE_BYTES, LineBatch, TooLong, read_lines
 from runner.input.schema import Observed
 from runner.input.strict import RowCheck
@@ -24,8 +25,19 @@ log = logging.getLogger(__name__)
 MAX_MARKS = 4096
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
-Numbered = tuple[int, bytes]
-"""A row's physical line number, from 1, and its text."""
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The lines that are rows, with their physical numbers, from 1."""
+
+    numbers: Sequence[int]
+    lines: Sequence[bytes]
+
+    def __getitem__(self, which: slice) -> Rows:
+        return Rows(self.numbers[which], self.lines[which])
+
+    def __len__(self) -> int:
+        return len(self.lines)
 
 
 class JsonlFormat:
@@ -42,8 +54,8 @@ class JsonlFormat:
                 if batch.number == 1:
                     _refuse_other_text(path, batch.lines[0])
                 marks.offer(num_rows, batch)
-                rows = list(islice(_rows_of(batch), None if limit is None else limit - num_rows))
-                _observe(rows, observed)
+                rows = _rows_of(batch)[: None if limit is None else limit - num_rows]
+                _observe(rows.lines, observed)
                 num_rows += len(rows)
                 tick(len(rows), stream.compressed_position - position)
                 position = stream.compressed_position
@@ -58,11 +70,10 @@ class JsonlFormat:
             log.info("%s is compressed and cannot be sought: reading past %d rows", span.path, span.start)
         with ByteStream(span.path, offset) as stream:
             for batch in read_lines(stream, number, offset):
-                rows = list(_rows_of(batch))
+                rows = _rows_of(batch)
                 wanted = rows[max(0, span.start - row) : max(0, span.stop - row)]
                 first = span.first_row_id + max(row, span.start)
                 row += len(rows)
-                del rows
                 yield from _convert(wanted, first, span.path, check)
                 if row >= span.stop:
                     return
@@ -96,29 +107,42 @@ def _nearest(marks: list[list[int]], start: int) -> tuple[int, int, int]:
     return row, offset, number
 
 
-def _rows_of(batch: LineBatch) -> Iterator[Numbered]:
-    numbered = enumerate(batch.lines, batch.number)
-    if b"" in batch.lines or any(map(bytes.isspace, batch.lines)):
-        return ((number, line) for number, line in numbered if line and not line.isspace())
-    return numbered
+def _rows_of(batch: LineBatch) -> Rows:
+    numbers = range(batch.number, batch.number + len(batch.lines))
+    if b"" not in batch.lines and not any(map(bytes.isspace, batch.lines)):
+        return Rows(numbers, batch.lines)
+    kept = [(n, line) for n, line in zip(numbers, batch.lines, strict=True) if line and not line.isspace()]
+    return Rows([n for n, _ in kept], [line for _, line in kept])
 
 
-def _parse(rows: list[Numbered]) -> list[dict[str, Any] | LineError]:
-    if not any(isinstance(line, TooLong) for _, line in rows):
-        return parse_lines([line for _, line in rows]) if rows else []
+def _parse(lines: Sequence[bytes]) -> ParsedLines:
+    if TooLong not in set(map(type, lines)):
+        return parse_lines(lines)
     too_long = LineError("line_too_long", f"a line must not be over {MAX_LINE_BYTES >> 20} MiB")
-    return [too_long if isinstance(line, TooLong) else parse_lines([line])[0] for _, line in rows]
+    return ParsedLines([too_long if isinstance(line, TooLong) else parse_lines([line]).rows[0] for line in lines])
 
 
-def _observe(rows: list[Numbered], observed: Observed) -> None:
-    observed.add_objects([value for value in _parse(rows) if not isinstance(value, LineError)])
+def _observe(lines: Sequence[bytes], observed: Observed) -> None:
+    parsed = _parse(lines)
+    if parsed.columns is not None:
+        observed.add_columns(parsed.columns)
+    else:
+        observed.add_objects([value for value in parsed.rows if not isinstance(value, LineError)])
 
 
-def _convert(rows: list[Numbered], first: int, path: str, check: RowCheck) -> Iterator[SourceRow | RowError]:
-    values = _parse(rows)
-    good = [value for value in values if not isinstance(value, LineError)]
-    all_fit = check.fit(good) is None
-    for row_id, (number, line), value in zip(range(first, first + len(rows)), rows, values, strict=True):
+def _convert(rows: Rows, first: int, path: str, check: RowCheck) -> Iterator[SourceRow | RowError]:
+    parsed = _parse(rows.lines)
+    columns = parsed.columns
+    if columns is not None and check.is_complete(columns) and not check.fit_columns(columns):
+        return map(SourceRow, count(first), parsed.rows)  # type: ignore[arg-type]
+    return _convert_each(rows, parsed.rows, first, path, check)
+
+
+def _convert_each(
+    rows: Rows, values: list[dict[str, Any] | LineError], first: int, path: str, check: RowCheck
+) -> Iterator[SourceRow | RowError]:
+    all_fit = check.fit([value for value in values if not isinstance(value, LineError)]) is None
+    for row_id, number, line, value in zip(count(first), rows.numbers, rows.lines, values):
         if isinstance(value, LineError):
             yield read_error(row_id, value.code, str(value), path, number, line)
             continue
