@@ -1,0 +1,85 @@
+"""What only the kernels have: the same bits as the torch hash, and splits that do not show."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sampler_help import draw, state_of
+
+from runner.engine.sampler import Variant
+from runner.engine.sampler.noise import hash_bits, negative_gumbel, row_keys, token_words
+from runner.types import SamplingParams
+
+triton = pytest.importorskip("triton")
+tl = triton.language
+
+from runner.engine.sampler import triton_rows, triton_sampler  # noqa: E402
+from runner.engine.sampler.torch_sampler import TorchSampler  # noqa: E402
+
+TOKENS = 1024
+
+
+@triton.jit
+def noise_kernel(words_ptr, positions_ptr, bits_ptr, noise_ptr, COUNT: tl.constexpr):
+    row = tl.program_id(0)
+    ids = tl.arange(0, COUNT)
+    position = tl.load(positions_ptr + row)
+    key_0, key_1 = triton_rows.row_keys(words_ptr + row * triton_rows.WORDS, position)
+    bits = triton_rows.hash_bits(ids, key_0, key_1)
+    tl.store(bits_ptr + row * COUNT + ids, bits)
+    tl.store(noise_ptr + row * COUNT + ids, triton_rows.negative_gumbel(bits))
+
+
+def test_bits_and_noise_equal_torch(device: str) -> None:
+    seeds = [0, 1, -1, 2**63 - 1, -(2**63), 0x12345678_9ABCDEF0]
+    state = state_of([SamplingParams()] * len(seeds), 10, seeds=seeds, device=device)
+    positions = torch.tensor([0, 1, 5, 2**31 - 1, 77, 131_071], dtype=torch.int32, device=device)
+    bits = torch.empty(len(seeds), TOKENS, dtype=torch.int32, device=device)
+    noise = torch.empty(len(seeds), TOKENS, device=device)
+    noise_kernel[(len(seeds),)](state.words, positions, bits, noise, TOKENS)
+    words = state.words[: len(seeds)].cpu()
+    low, high = (words[:, triton_rows.state.FIRST_WORD[name]] for name in ("seed_lo", "seed_hi"))
+    keys = row_keys(low, high, positions.cpu())
+    expected = torch.empty(len(seeds), TOKENS, dtype=torch.int32)
+    hash_bits(
+        token_words(torch.arange(TOKENS)), keys[0][:, None], keys[1][:, None], expected, torch.empty_like(expected)
+    )
+    assert torch.equal(bits.cpu(), expected)
+    torch.testing.assert_close(noise.cpu(), negative_gumbel(expected, torch.empty(noise.shape)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("programs", [1, 7, 10_000])
+def test_pieces_do_not_show(programs: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one piece a row to one a tile, with a last tile that is not full."""
+    monkeypatch.setattr(triton_sampler, "PROGRAMS", programs)
+    vocab = 4 * triton_sampler.CHOOSE_TILE + 17
+    logits = torch.randn(3, vocab, generator=torch.Generator().manual_seed(1))
+    logits[2, [vocab - 1, vocab - 2]] = 20.0
+    params = [SamplingParams(temperature=0), SamplingParams(temperature=3.0), SamplingParams(temperature=0)]
+    expected, _ = draw(TorchSampler(), logits, state_of(params, vocab))
+    tokens, _ = draw(triton_sampler.TritonSampler(), logits.to(device), state_of(params, vocab, device=device))
+    assert tokens.tolist() == expected.tolist()
+    assert tokens[2] == vocab - 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_graph_follows_the_state() -> None:
+    """A captured call reads parameters, positions and counts anew at each replay."""
+    sampler, vocab = triton_sampler.TritonSampler(), 5000
+    params = [SamplingParams(), SamplingParams(top_p=0.8), SamplingParams(top_k=9), SamplingParams(temperature=0)]
+    state = state_of(params, vocab, device="cuda")
+    logits = torch.randn(4, vocab, device="cuda")
+    rows = torch.arange(4, dtype=torch.int32, device="cuda")
+    positions = torch.zeros(4, dtype=torch.int32, device="cuda")
+    sampler.sample(logits, rows, positions, state, Variant.PLAIN)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        tokens, _ = sampler.sample(logits, rows, positions, state, Variant.PLAIN)
+    host = state_of(params, vocab)
+    for step in range(5):
+        logits.normal_()
+        positions.fill_(step)
+        graph.replay()
+        expected, _ = draw(TorchSampler(), logits.cpu(), host, step)
+        assert tokens.tolist() == expected.tolist()
