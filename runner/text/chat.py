@@ -9,7 +9,9 @@ without special-token text is exactly what transformers' apply_chat_template mak
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import jinja2
@@ -17,7 +19,9 @@ import jinja2
 from runner.types import Message
 
 _FAULTS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
-_FIRST_MARK = 7_302_915_846_027_318_459
+_FROM_ROWS = ("tools", "documents")
+_FIRST_HEAD = 3_029_158
+_MARK_TAIL = "4602931845"
 _INDEX_DIGITS = 6
 
 
@@ -51,19 +55,23 @@ class ChatTemplate:
 
     def render(self, messages: list[Message], template_kwargs: dict[str, Any]) -> RenderedChat:
         """Renders up to the point where the answer starts; an assistant message at the end is continued."""
-        found: list[str] = []
-        mark = _unused_mark(messages)
-        guarded = [self._guard(message, mark, found) for message in messages]
-        text = self._apply(guarded, template_kwargs)
-        if not found:
+        inputs = {name: template_kwargs[name] for name in _FROM_ROWS if name in template_kwargs}
+        if not any(self._written.search(text) for text in _strings([messages, inputs])):
+            text = self._apply(messages, template_kwargs)
             return RenderedChat(text, (text,))
+        mark, found = _unused_mark([messages, inputs]), list[str]()
+        guarded = [_replace(message, self._pattern(message), mark, found) for message in messages]
+        text = self._apply(guarded, {**template_kwargs, **_replace(inputs, self._written, mark, found)})
         return _restore(text, mark, found)
+
+    def _pattern(self, message: Message) -> re.Pattern[str]:
+        return self._special if message.get("role") == "assistant" else self._written
 
     def _apply(self, messages: list[Message], template_kwargs: dict[str, Any]) -> str:
         continues = bool(messages) and messages[-1].get("role") == "assistant"
         try:
             text = self._tokenizer.apply_chat_template(
-                messages,
+                [{key: value for key, value in message.items() if value is not None} for message in messages],
                 tokenize=False,
                 add_generation_prompt=not continues,
                 continue_final_message=continues,
@@ -74,10 +82,6 @@ class ChatTemplate:
         if not isinstance(text, str):
             raise ChatError("the chat template gave no text")
         return text
-
-    def _guard(self, message: Message, mark: str, found: list[str]) -> Message:
-        pattern = self._special if message.get("role") == "assistant" else self._written
-        return {key: _replace(value, pattern, mark, found) for key, value in message.items() if value is not None}
 
 
 def _any_of(texts: set[str]) -> re.Pattern[str]:
@@ -103,17 +107,28 @@ def _replace(value: Any, pattern: re.Pattern[str], mark: str, found: list[str]) 
     return value
 
 
-def _unused_mark(messages: list[Message]) -> str:
-    """Digits, which survive any change of case or escaping, and stand nowhere in the conversation."""
-    text, mark = str(messages), _FIRST_MARK
-    while str(mark) in text:
-        mark += 1
-    return str(mark)
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
+
+
+def _unused_mark(value: Any) -> str:
+    """Digits, which survive any change of case or escaping, and whose head stands nowhere in the conversation.
+
+    Only their first digit is a 7, so that digits of the content beside a mark can never be taken for its start.
+    """
+    text = " ".join(_strings(value))
+    heads = ("7" + str(number).replace("7", "8") for number in count(_FIRST_HEAD))
+    return next(head for head in heads if head not in text) + _MARK_TAIL
 
 
 def _restore(text: str, mark: str, found: list[str]) -> RenderedChat:
     parts = re.split(f"{mark}([0-9]{{{_INDEX_DIGITS}}})", text)
-    if any(mark[:8] in part for part in parts[0::2]):
+    head = mark[: -len(_MARK_TAIL)]
+    if any(head in part for part in parts[0::2]):
         raise ChatError("the chat template cuts through special-token text in a message; remove that text")
     pieces = [found[int(part)] if i % 2 else part for i, part in enumerate(parts)]
     return RenderedChat("".join(pieces), tuple(pieces))

@@ -73,13 +73,12 @@ class TextTokenizer:
 
     def encode_rendered(self, chats: Sequence[RenderedChat]) -> list[list[int]]:
         """The ids of each conversation: the template's special tokens are ids, those in content are text."""
-        commands = self._ids([piece for chat in chats for piece in chat.pieces[0::2]], add=False)
-        literals = self._ids([piece for chat in chats for piece in chat.pieces[1::2]], add=False, literal=True)
-        command, literal = iter(commands), iter(literals)
+        command = iter(self._ids([piece for chat in chats for piece in chat.pieces[0::2]], add=False))
+        literal = iter(self._literal_ids([piece for chat in chats for piece in chat.pieces[1::2]]))
         return [
-            [token for i in range(len(chat.pieces)) for token in next(literal if i % 2 else command)]
-            if len(chat.pieces) > 1
-            else next(command)
+            next(command)
+            if len(chat.pieces) == 1
+            else [token for i in range(len(chat.pieces)) for token in next(literal if i % 2 else command)]
             for chat in chats
         ]
 
@@ -97,6 +96,12 @@ class TextTokenizer:
     def _once(self, ids: list[int]) -> list[int]:
         """The prefix BOS is dropped where the text brought one."""
         return ids[1:] if ids[:2] == [self._bos_id] * 2 else ids
+
+    def _literal_ids(self, tokens: list[str]) -> list[list[int]]:
+        """The ids of the text of added tokens. Cut in two, so that also those not flagged as special stay text."""
+        heads = self._ids([token[:1] for token in tokens], add=False, literal=True)
+        tails = self._ids([token[1:] for token in tokens], add=False, literal=True)
+        return [head + tail for head, tail in zip(heads, tails, strict=True)]
 
     def _ids(self, texts: Sequence[str], *, add: bool, literal: bool = False) -> list[list[int]]:
         """``literal``: special tokens' text is text."""
