@@ -1,0 +1,61 @@
+"""`python -m runner` as a user starts it: a process of its own, in a folder of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SLOW_JOB = """
+import time
+def prompt(row):
+    return row["prompt"]
+def parse(row, completion):
+    time.sleep({seconds})
+    return {{}}
+"""
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "runner", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def command(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    process = start(folder, *arguments)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def echo(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    return command(folder, "job=generate", "input.path=rows.jsonl", "engine=echo", *arguments)
+
+
+def write_rows(folder: Path, num_rows: int) -> None:
+    lines = (json.dumps({"prompt": f"question {i}", "n": i}) for i in range(num_rows))
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def write_slow_job(folder: Path, seconds: float) -> None:
+    (folder / "slow.py").write_text(SLOW_JOB.format(seconds=seconds))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every part file, by its path in the output folder."""
+    parts = [*folder.glob("data/*.arrow"), *folder.glob("errors/*.arrow")]
+    return {str(part.relative_to(folder)): hashlib.sha256(part.read_bytes()).hexdigest() for part in sorted(parts)}
+
+
+def everything(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of every file of an output folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
