@@ -1,8 +1,9 @@
 """Accepts a model only when a forward proves that the engine computes what the model means.
 
 Three short sequences, packed into one row while our hook records every layer, must give the logits that the
-model's own attention gives each of them alone. The windows of real checkpoints are longer than such sequences, so
-what each layer passes is also compared with what the configuration announces.
+model's own attention gives each of them alone. The row is shuffled: whatever depends on a token's place in it
+instead of its position, or leaks from one token to the next, shows at once. The windows of real checkpoints are
+longer than such sequences, so what each layer passes is also compared with what the configuration announces.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from runner.engine.rotary import freeze_rotary
 from runner.errors import ConfigError
 
 _LENGTHS = (7, 1, 40)  # tokens; the last is longer than the windows of our tests' models
-_KEPT = (1, 3, 6, 7, *range(9, 48, 2))  # positions whose logits are compared; each sequence's last is among them
+_TOTAL = sum(_LENGTHS)
+_ORDER = [29 * place % _TOTAL for place in range(_TOTAL)]  # row -> place in the sequences laid end to end
+_KEPT = list(range(0, _TOTAL, 2))  # rows whose logits are asked for and compared
 _MAX_ERROR = 1e-3  # float32, every position; rounding gives 1e-6, a wrong mask or scale 0.1 and more
 _MAX_HALF_ERROR = 0.15  # 16-bit types, the median position: rounding may send some tokens to other experts
 _INDEX = "paged_index"  # on each attention module of a probed model: its place in the forward
@@ -86,7 +89,7 @@ def _prove(model: PreTrainedModel) -> list[AttentionSpec]:
 
 def _token_ids(model: PreTrainedModel) -> list[Tensor]:
     """Sequences [1, n] of scattered ids."""
-    ids = (torch.arange(sum(_LENGTHS)) * 7919 + 17) % (model.config.get_text_config().vocab_size - 3) + 3
+    ids = (torch.arange(_TOTAL) * 7919 + 17) % (model.config.get_text_config().vocab_size - 3) + 3
     return [part[None].to(model.device) for part in ids.split(_LENGTHS)]
 
 
@@ -98,9 +101,9 @@ def _check_implementation(model: PreTrainedModel) -> None:
 
 def _packed_logits(model: PreTrainedModel, sequences: list[Tensor]) -> Tensor:
     """The logits [len(_KEPT), vocabulary] of the packed sequences, asked for by index as the engine does."""
-    positions = torch.cat([torch.arange(n) for n in _LENGTHS])[None].to(model.device)
-    kept = torch.tensor(_KEPT, device=model.device)
-    tokens = torch.cat(sequences, dim=1)
+    order, kept = (torch.tensor(rows, device=model.device) for rows in (_ORDER, _KEPT))
+    positions = torch.cat([torch.arange(n, device=model.device) for n in _LENGTHS])[None, order]
+    tokens = torch.cat(sequences, dim=1)[:, order]
     output = model(input_ids=tokens, position_ids=positions, use_cache=False, logits_to_keep=kept)
     if output.logits.shape[1] != len(_KEPT):
         raise ConfigError("its head does not take the positions to compute (logits_to_keep)")
@@ -114,7 +117,7 @@ def _own_logits(model: PreTrainedModel, sequences: list[Tensor]) -> Tensor:
         logits = torch.cat([model(input_ids=ids, use_cache=False).logits[0].float() for ids in sequences])
     finally:
         select_paged(model)
-    return logits[torch.tensor(_KEPT, device=logits.device)]
+    return logits[[_ORDER[row] for row in _KEPT]]
 
 
 def _check_layers(model: PreTrainedModel, calls: list[_Call]) -> None:
@@ -223,8 +226,8 @@ def _dense_attention(query: Tensor, key: Tensor, value: Tensor, spec: AttentionS
 
 
 def _visible(window: int) -> Tensor:
-    """[T, T]: whether a query (row) sees a key: its own sequence, not later, within the window."""
-    sequence = torch.repeat_interleave(torch.arange(len(_LENGTHS)), torch.tensor(_LENGTHS))
-    place = torch.arange(sum(_LENGTHS))
+    """[T, T]: whether a query (row) sees a key: of its own sequence, not later, within the window."""
+    sequence = torch.repeat_interleave(torch.arange(len(_LENGTHS)), torch.tensor(_LENGTHS))[_ORDER]
+    place = torch.tensor(_ORDER)
     distance = place[:, None] - place[None, :]
-    return (sequence[:, None] == sequence[None, :]) & (distance >= 0) & (distance < (window or len(place)))
+    return (sequence[:, None] == sequence[None, :]) & (distance >= 0) & (distance < (window or _TOTAL))

@@ -40,7 +40,7 @@ def test_dtype(tmp_path: Path, dtype: str, expected: str) -> None:
 
 @pytest.mark.parametrize("family", families())
 def test_random_weights_of_any_family(tmp_path: Path, family: str) -> None:
-    """Only config.json is needed; buffers are the real model's, nothing is left on meta, ties hold, logits are finite."""
+    """Only config.json is needed; buffers are the real model's, ties hold, logits are finite."""
     reference = tiny_model(family)
     reference.config.save_pretrained(tmp_path)
     model = load(ModelSettings(path=str(tmp_path), load_format=LoadFormat.dummy))
