@@ -31,6 +31,19 @@ class Section:
         return self.start + self.count * self.width
 
 
+_CHUNK_SECTIONS = (
+    "token_ids",
+    "positions",
+    "slot_mapping",
+    "chunk_slots",
+    "chunk_lens",
+    "cu_seqlens",
+    "sampled",
+    "sampled_slots",
+    "sample_positions",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Packet:
     """Where the parts of one packet lie."""
@@ -48,9 +61,9 @@ class Packet:
     sampled: Section  # packed token index of every result, [R + final chunks]; empty when that is just the rows
     sampled_slots: Section  # [R + final chunks], likewise
     sample_positions: Section  # [R + final chunks]: index of the sampled token in its sequence, likewise
-    longest_chunk: int = 0
-    longest_context: int = 0
-    fresh: bool = False  # every chunk starts its sequence
+    longest_chunk: int
+    longest_context: int
+    fresh: bool  # every chunk starts its sequence
 
     @property
     def size(self) -> int:
@@ -85,11 +98,11 @@ class BatchBuilder:
         rows = writer.put(plan.decode if changed else plan.decode[:0])
         self._sent_rows = plan.decode
         return Packet(
-            block_updates,
-            admitted_slots,
-            admitted_rows,
-            rows,
-            *self._chunk_sections(plan, block_table, lengths, writer),
+            block_updates=block_updates,
+            admitted_slots=admitted_slots,
+            admitted_rows=admitted_rows,
+            rows=rows,
+            **self._chunk_sections(plan, block_table, lengths, writer),
             longest_chunk=max((c.count for c in plan.chunks), default=0),
             longest_context=max((c.start + c.count for c in plan.chunks), default=0),
             fresh=all(c.start == 0 for c in plan.chunks),
@@ -108,10 +121,10 @@ class BatchBuilder:
 
     def _chunk_sections(
         self, plan: StepPlan, block_table: np.ndarray, lengths: np.ndarray, writer: _Writer
-    ) -> tuple[Section, ...]:
+    ) -> dict[str, Section]:
         chunks = plan.chunks
         if not chunks:
-            return tuple(writer.put(np.empty(0, np.int32)) for _ in range(9))
+            return dict.fromkeys(_CHUNK_SECTIONS, writer.put(np.empty(0, np.int32)))
         counts = np.array([c.count for c in chunks], np.int32)
         positions = [np.arange(c.start, c.start + c.count, dtype=np.int32) for c in chunks]
         mapping = [
@@ -121,17 +134,18 @@ class BatchBuilder:
         ends = np.cumsum(counts, dtype=np.int32)
         num_rows = len(plan.decode)
         finals = np.array([c.final for c in chunks])
-        return (
-            writer.put(np.concatenate([c.sequence.token_ids[c.start : c.start + c.count] for c in chunks])),
-            writer.put(np.concatenate(positions)),
-            writer.put(np.concatenate(mapping)),
-            writer.put(np.array([c.slot for c in chunks], np.int32)),
-            writer.put(np.array([c.start + c.count for c in chunks], np.int32)),
-            writer.put(np.concatenate([np.zeros(1, np.int32), ends])),
-            writer.put(np.concatenate([np.arange(num_rows, dtype=np.int32), num_rows + ends[finals] - 1])),
-            writer.put(plan.sampled),
-            writer.put(lengths[plan.sampled]),
-        )
+        values = {
+            "token_ids": np.concatenate([c.sequence.token_ids[c.start : c.start + c.count] for c in chunks]),
+            "positions": np.concatenate(positions),
+            "slot_mapping": np.concatenate(mapping),
+            "chunk_slots": np.array([c.slot for c in chunks], np.int32),
+            "chunk_lens": np.array([c.start + c.count for c in chunks], np.int32),
+            "cu_seqlens": np.concatenate([np.zeros(1, np.int32), ends]),
+            "sampled": np.concatenate([np.arange(num_rows, dtype=np.int32), num_rows + ends[finals] - 1]),
+            "sampled_slots": plan.sampled,
+            "sample_positions": lengths[plan.sampled],
+        }
+        return {name: writer.put(values[name]) for name in _CHUNK_SECTIONS}
 
 
 class _Writer:

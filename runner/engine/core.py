@@ -104,7 +104,7 @@ class EngineCore:
 
     def _accept_all_but(self, ahead: int) -> list[Sample]:
         """Reads the results of the oldest steps until ``ahead`` are left in flight."""
-        samples = []
+        samples: list[Sample] = []
         while len(self._in_flight) > ahead:
             launched = self._in_flight.popleft()
             try:
@@ -121,7 +121,7 @@ class EngineCore:
         self._runner.recover()
         scheduler = self.scheduler
         slots = {slot for plan in failed for slot in plan.slots}
-        samples = []
+        samples: list[Sample] = []
         if len(slots) == 1:
             samples = scheduler.give_up(slots.pop(), "out_of_memory: one sequence alone does not fit on the device")
         else:

@@ -22,7 +22,7 @@ class DeviceSlots:
 
     def set_blocks(self, updates: Tensor) -> None:
         """``updates`` int32 [K, 3]: slot, index, block."""
-        slot, index, block = updates.long().unbind(1)
+        slot, index, _ = updates.long().unbind(1)
         self.block_table[slot, index] = updates[:, 2]
 
     def set_rows(self, rows: Tensor) -> None:

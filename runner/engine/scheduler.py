@@ -68,7 +68,7 @@ class Scheduler:
         if prompt == 0:
             return "the prompt has no tokens"
         if prompt >= config.max_model_len:
-            return f"the prompt has {prompt} tokens; engine.max_model_len={config.max_model_len} leaves no room for one more"
+            return f"the prompt has {prompt} tokens; engine.max_model_len={config.max_model_len} has no room for more"
         needed = -(-sequence.limit // config.block_size)
         if needed > config.num_blocks:
             return (

@@ -14,7 +14,6 @@ import traceback
 from multiprocessing.connection import Connection
 
 from runner.engine.build import EngineSettings, build_core
-
 from runner.engine.core import EngineCore
 from runner.engine.wire import Abort, Close, Failed, Progress, Ready, Submit
 from runner.errors import RunnerError

@@ -1,0 +1,153 @@
+"""The engine as a library, shaped like vLLM's ``LLM``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from runner.config import Device, Dtype, EngineConfig, LoadFormat, ModelSettings
+from runner.engine.process import EngineProcess
+from runner.engine.settings import EngineSettings
+from runner.errors import ConfigError
+from runner.models import resolve_model
+from runner.seeds import sample_seed
+from runner.text import StopMatcher, TextTokenizer
+from runner.types import EngineRequest, Message, Sample, SamplingParams
+
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SampleOutput:
+    """One sample of a prompt. ``finish_reason`` is stop, length, repetition or error; ``error`` says why."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    stop_reason: int | str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """A prompt and its ``n`` samples, in order."""
+
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[SampleOutput]
+
+
+class Engine:
+    """A model that is ready to generate, in a process of its own.
+
+    ``model`` is a hub id, a folder, a .gguf file or an embedded model's name. ``dtype``, ``device``,
+    ``load_format``, ``adapter`` and ``revision`` are those of `runner.config.ModelSettings`; all other keywords are
+    fields of `runner.config.EngineConfig` (max_num_seqs, max_model_len, ...). Use it as a context manager, or call
+    `close`. Raises ConfigError for a model or a setting that cannot be served, EngineError when the engine dies.
+    """
+
+    def __init__(self, model: str, *, seed: int = 0, **settings: Any) -> None:
+        names = {f.name for f in fields(ModelSettings)} - {"path"}
+        chosen = {key: settings.pop(key) for key in names & settings.keys()}
+        for key, kind in (("dtype", Dtype), ("device", Device), ("load_format", LoadFormat)):
+            if key in chosen:
+                chosen[key] = _member(kind, key, chosen[key])
+        unknown = settings.keys() - {f.name for f in fields(EngineConfig)}
+        if unknown:
+            raise ConfigError(f"Engine({sorted(unknown)[0]}=...): no such setting; see runner.config.EngineConfig")
+        model_settings = ModelSettings(path=model, **chosen)
+        files = resolve_model(model_settings)
+        self.tokenizer = TextTokenizer(files.folder, trust_remote_code=model_settings.trust_remote_code)
+        self._client = EngineProcess(EngineSettings(files, model_settings, EngineConfig(**settings)))
+        self._seed = seed
+        self._next_id = 0
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] | Sequence[Sequence[int]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[RequestOutput]:
+        """Completes texts or token ids; one SamplingParams for all, or one each. Outputs come in the prompts' order."""
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        ids = [self.tokenizer.encode(p, special=True) if isinstance(p, str) else list(p) for p in texts]
+        return self._run([p if isinstance(p, str) else None for p in texts], ids, sampling_params)
+
+    def chat(
+        self,
+        conversations: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **template_kwargs: Any,
+    ) -> list[RequestOutput]:
+        """Answers one conversation or several, through the model's chat template."""
+        many = [conversations] if conversations and isinstance(conversations[0], dict) else conversations
+        rendered = [self.tokenizer.encode_chat(list(c), **template_kwargs) for c in many]  # type: ignore[arg-type]
+        return self._run([text for text, _ in rendered], [ids for _, ids in rendered], sampling_params)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _run(
+        self,
+        texts: list[str | None],
+        prompts: list[list[int]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+    ) -> list[RequestOutput]:
+        params = sampling_params or SamplingParams()
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        if len(each) != len(prompts):
+            raise ConfigError(
+                f"generate: {len(each)} sampling_params for {len(prompts)} prompts; give one, or one each"
+            )
+        first, self._next_id = self._next_id, self._next_id + len(prompts)
+        requests = [
+            EngineRequest(
+                first + i,
+                np.array(ids, np.int32),
+                p,
+                tuple(sample_seed(self._seed if p.seed is None else p.seed, i, 0, k) for k in range(p.n)),
+                tuple(range(p.n)),
+            )
+            for i, (ids, p) in enumerate(zip(prompts, each, strict=True))
+        ]
+        self._client.submit(requests)
+        found: list[list[Sample]] = [[] for _ in prompts]
+        missing = sum(p.n for p in each)
+        while missing:
+            for sample in self._client.poll(_POLL_SECONDS):
+                found[sample.request_id - first].append(sample)
+                missing -= 1
+        return [
+            RequestOutput(text, ids, [self._output(s, p) for s in sorted(samples, key=lambda s: s.sample_index)])
+            for text, ids, samples, p in zip(texts, prompts, found, each, strict=True)
+        ]
+
+    def _output(self, sample: Sample, params: SamplingParams) -> SampleOutput:
+        ids, skip = sample.token_ids, params.skip_special_tokens
+        if params.stop:
+            matcher = StopMatcher(
+                self.tokenizer, params.stop, include_stop=params.include_stop_str_in_output, skip_special_tokens=skip
+            )
+            hit = matcher.push(ids) or matcher.finish()
+            if hit:
+                return SampleOutput(sample.sample_index, hit.text, ids[: hit.num_tokens], "stop", hit.stop)
+        text = self.tokenizer.decode(ids, skip_special_tokens=skip)
+        reason = str(sample.finish_reason)
+        return SampleOutput(sample.sample_index, text, ids, reason, sample.stop_reason, sample.error)
+
+
+def _member(kind: Any, key: str, value: Any) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        choices = ", ".join(member.value for member in kind)
+        raise ConfigError(f"Engine({key}={value!r}): choose one of {choices}") from None

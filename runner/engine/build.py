@@ -1,0 +1,100 @@
+"""Puts an engine together: device, model, proof that it can be served, cache, runner, scheduler."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+
+from runner.config import Device as DeviceChoice
+from runner.config import EngineConfig
+from runner.engine.attention import AttentionSpec, allocate_cache, default_backend, load_backend
+from runner.engine.core import EngineCore
+from runner.engine.device import Device, open_device
+from runner.engine.layers import PagedLayer, StepContext
+from runner.engine.loader import load_model
+from runner.engine.model_runner import ModelRunner
+from runner.engine.probe import bind, probe
+from runner.engine.scheduler import Scheduler, SchedulerConfig
+from runner.engine.settings import EngineSettings
+from runner.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def build_core(settings: EngineSettings) -> EngineCore:
+    """Loads the model and returns an engine that is ready to step. Raises ConfigError for what it cannot serve."""
+    device = open_device(_device_name(settings.model.device))
+    model = load_model(settings.files, settings.model, device.torch_device)
+    return core_over(
+        model, settings.engine, device, eos_ids=settings.files.eos_token_ids, context=settings.files.context_length
+    )
+
+
+def core_over(
+    model: nn.Module, engine: EngineConfig, device: Device, eos_ids: tuple[int, ...], context: int | None
+) -> EngineCore:
+    """An engine over a loaded model. ``context`` is the longest sequence that the model was made for, if known."""
+    max_model_len = _max_model_len(engine, context)
+    specs = probe(model, max_model_len)
+    config = SchedulerConfig(
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        max_model_len=max_model_len,
+        block_size=engine.block_size,
+        num_blocks=_num_blocks(engine, specs, max_model_len, _dtype(model)),
+        mixed_prefill=engine.mixed_prefill,
+        deterministic=engine.deterministic,
+    )
+    runner = _runner(model, specs, config, device, eos_ids)
+    return EngineCore(Scheduler(config), runner, engine.async_batching, engine.enable_prefix_caching)
+
+
+def _runner(
+    model: nn.Module, specs: list[AttentionSpec], config: SchedulerConfig, device: Device, eos_ids: tuple[int, ...]
+) -> ModelRunner:
+    context = StepContext()
+    dtype = _dtype(model)
+    target = device.torch_device
+    backend = load_backend(
+        default_backend(target), specs, config.max_num_seqs, target, dtype, config.block_size, config.deterministic
+    )
+
+    def paged(index: int) -> PagedLayer:
+        # One block more than the scheduler knows: padding rows write there.
+        cache = allocate_cache(config.num_blocks + 1, config.block_size, specs[index], dtype, target)
+        return PagedLayer(specs[index], cache, backend, context)
+
+    bind(model, paged)
+    return ModelRunner(model, backend, context, device, config, eos_ids, model.config.get_text_config().vocab_size)
+
+
+def _device_name(choice: DeviceChoice) -> str:
+    if choice is DeviceChoice.auto:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if choice is DeviceChoice.cuda and not torch.cuda.is_available():
+        raise ConfigError("model.device=cuda: torch sees no CUDA device; use model.device=auto or install a CUDA build")
+    return str(choice.value)
+
+
+def _max_model_len(engine: EngineConfig, context: int | None) -> int:
+    if engine.max_model_len is None:
+        if context is None:
+            raise ConfigError("engine.max_model_len: the model's config.json does not say how long it may get; set it")
+        return context
+    if context is not None and engine.max_model_len > context:
+        raise ConfigError(f"engine.max_model_len={engine.max_model_len} is over the model's {context}; lower it")
+    return engine.max_model_len
+
+
+def _num_blocks(engine: EngineConfig, specs: list[AttentionSpec], max_model_len: int, dtype: torch.dtype) -> int:
+    most = engine.max_num_seqs * -(-max_model_len // engine.block_size)
+    if engine.num_kv_blocks is not None:
+        return engine.num_kv_blocks
+    token_bytes = sum(s.num_kv_heads * (s.head_dim + s.value_dim) for s in specs) * dtype.itemsize
+    return min(most, int(engine.cpu_kv_cache_gib * 2**30) // (token_bytes * engine.block_size))
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(model.parameters()).dtype

@@ -1,0 +1,137 @@
+"""Token for token what transformers' ``generate`` gives, for every family, however the work is batched."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_models import EOS_TOKEN_ID, families, tiny_model
+
+from runner.config import EngineConfig
+from runner.engine.build import core_over
+from runner.engine.core import EngineCore
+from runner.engine.device import CpuDevice
+from runner.types import EngineRequest, FinishReason, SamplingParams
+
+MAX_TOKENS = 24
+
+
+def prompts_of(seed: int, count: int, longest: int = 60) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(3, 250, rng.integers(1, longest)).tolist() for _ in range(count)]
+
+
+@cache
+def expected_answer(family: str, prompt: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
+    model = tiny_model(family)
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        eos_token_id=EOS_TOKEN_ID,
+        pad_token_id=0,
+    )
+    return tuple(out[0, len(prompt) :].tolist())
+
+
+def make_core(family: str, **engine: object) -> EngineCore:
+    defaults = {"max_num_seqs": 8, "max_num_batched_tokens": 256, "num_kv_blocks": 64, "max_model_len": 128}
+    config = EngineConfig(**{**defaults, **engine})
+    return core_over(tiny_model(family), config, CpuDevice(), eos_ids=(EOS_TOKEN_ID,), context=512)
+
+
+def requests_for(prompts: list[list[int]], max_tokens: int = MAX_TOKENS) -> list[EngineRequest]:
+    params = SamplingParams(max_tokens=max_tokens, temperature=0.0)
+    return [EngineRequest(i, prompt, params, seeds=(i,)) for i, prompt in enumerate(prompts)]
+
+
+def finish(core: EngineCore) -> dict[tuple[int, int], list[int]]:
+    answers = {}
+    while core.has_work:
+        for sample in core.step():
+            assert sample.finish_reason in (FinishReason.STOP, FinishReason.LENGTH), sample
+            answers[sample.request_id, sample.sample_index] = sample.token_ids
+    core.check_drained()
+    return answers
+
+
+@pytest.mark.parametrize("async_batching", [True, False])
+@pytest.mark.parametrize("family", families())
+def test_every_family_equals_generate(family: str, async_batching: bool) -> None:
+    prompts = prompts_of(1, 10)
+    core = make_core(family, async_batching=async_batching)
+    core.add(requests_for(prompts))
+    answers = finish(core)
+    for i, prompt in enumerate(prompts):
+        assert tuple(answers[i, 0]) == expected_answer(family, tuple(prompt), MAX_TOKENS), prompt
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_batching_equals_generate(data: st.DataObject) -> None:
+    """Draws configuration and arrivals: chunked prefill, preemption, prefix hits, both loops."""
+    family = data.draw(st.sampled_from(families()))
+    block_size = data.draw(st.sampled_from([1, 2, 4, 16, 32]))
+    fewest = -(-112 // block_size)
+    core = make_core(
+        family,
+        max_num_seqs=data.draw(st.integers(1, 9)),
+        max_num_batched_tokens=data.draw(st.sampled_from([5, 16, 33, 256])),
+        block_size=block_size,
+        num_kv_blocks=data.draw(st.integers(fewest, 3 * fewest)),
+        async_batching=data.draw(st.booleans()),
+        mixed_prefill=data.draw(st.booleans()),
+        enable_prefix_caching=data.draw(st.booleans()),
+        deterministic=data.draw(st.booleans()),
+    )
+    prompts = prompts_of(data.draw(st.integers(0, 3)), 10)
+    shared = prompts[0][:20]
+    prompts = [shared + p if data.draw(st.booleans()) else p for p in prompts]
+    waiting, answers = requests_for(prompts), {}
+    while waiting:
+        burst = data.draw(st.integers(1, 4))
+        core.add(waiting[:burst])
+        waiting = waiting[burst:]
+        for _ in range(data.draw(st.integers(0, 6))):
+            answers |= {(s.request_id, s.sample_index): s.token_ids for s in core.step()}
+    answers |= finish(core)
+    for i, prompt in enumerate(prompts):
+        assert tuple(answers[i, 0]) == expected_answer(family, tuple(prompt), MAX_TOKENS), (family, prompt)
+
+
+def sampled(order: list[int], prompts: list[list[int]], n: int = 1, **engine: object) -> dict:
+    core = make_core("llama", **engine)
+    params = SamplingParams(max_tokens=MAX_TOKENS, temperature=0.8, top_p=0.95, n=n)
+    core.add(
+        [EngineRequest(i, prompts[i], params, tuple(100 * i + k for k in range(n)), tuple(range(n))) for i in order]
+    )
+    return finish(core)
+
+
+def test_a_row_draws_the_same_whatever_its_batch_order_or_engine() -> None:
+    prompts = prompts_of(5, 12)
+    first = sampled(list(range(12)), prompts, n=2)
+    again = sampled(list(reversed(range(12))), prompts, n=2, max_num_seqs=3, async_batching=False, block_size=4)
+    alone = sampled([7], prompts, n=2, max_num_seqs=1)
+    assert first == again
+    assert alone == {key: value for key, value in first.items() if key[0] == 7}
+    assert any(first[i, 0] != first[i, 1] for i in range(12))
+
+
+def test_penalties_follow_the_sequence_through_preemption() -> None:
+    """A preempted sequence rebuilds its counts; with them it draws what it would have drawn."""
+    prompts = prompts_of(6, 4, longest=10)
+    params = SamplingParams(max_tokens=40, temperature=0.7, frequency_penalty=0.5, repetition_penalty=1.2)
+    answers = []
+    for num_kv_blocks in (200, 20):
+        core = make_core("llama", block_size=4, num_kv_blocks=num_kv_blocks, max_model_len=80)
+        core.add([EngineRequest(i, p, params, seeds=(i,)) for i, p in enumerate(prompts)])
+        answers.append(finish(core))
+        assert (core.stats().preemptions > 0) == (num_kv_blocks == 20)
+    assert answers[0] == answers[1]
