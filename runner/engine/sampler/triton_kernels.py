@@ -268,8 +268,8 @@ def logprobs_kernel(
     top = tl.max(most, 0)
     normaliser = top + tl.log(tl.sum(tl.where(most == float("-inf"), 0.0, mass * tl.exp(most - top)), 0))
     token = tl.load(tokens_ptr + index) + tl.arange(0, 1)
-    x = load_logits(row_ptr, params_ptr, counts_ptr, bias_ptr, position, token, VOCAB, HAS_COUNTS, HAS_BIAS)
-    sampled = tl.sum(x * inverse - normaliser, 0)
+    chosen = load_logits(row_ptr, params_ptr, counts_ptr, bias_ptr, position, token, VOCAB, HAS_COUNTS, HAS_BIAS)
+    sampled = tl.sum(chosen * inverse - normaliser, 0)
     tl.store(sampled_ptr + index, tl.where(valid, sampled, float("-inf")))
     last = _INF
     last_id = -1

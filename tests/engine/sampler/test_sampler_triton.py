@@ -20,14 +20,14 @@ TOKENS = 1024
 
 
 @triton.jit
-def noise_kernel(words_ptr, positions_ptr, bits_ptr, noise_ptr, COUNT: tl.constexpr):
+def noise_kernel(words_ptr, positions_ptr, bits_ptr, noise_ptr, count: tl.constexpr):
     row = tl.program_id(0)
-    ids = tl.arange(0, COUNT)
+    ids = tl.arange(0, count)
     position = tl.load(positions_ptr + row)
     key_0, key_1 = triton_rows.row_keys(words_ptr + row * triton_rows.WORDS, position)
     bits = triton_rows.hash_bits(ids, key_0, key_1)
-    tl.store(bits_ptr + row * COUNT + ids, bits)
-    tl.store(noise_ptr + row * COUNT + ids, triton_rows.negative_gumbel(bits))
+    tl.store(bits_ptr + row * count + ids, bits)
+    tl.store(noise_ptr + row * count + ids, triton_rows.negative_gumbel(bits))
 
 
 def test_bits_and_noise_equal_torch(device: str) -> None:
