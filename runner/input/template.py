@@ -58,7 +58,7 @@ class PromptTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"{key}: line {error.lineno}: {error.message}; correct the template") from None
         missing = sorted(used - set(columns) - set(self._environment.globals))
-        if missing:
+        if missing and columns:  # input without any row has no columns, and is done at once
             raise ConfigError(f"{key} uses {missing[0]!r}, but the input's columns are {', '.join(columns)}")
 
     def render(self, values: dict[str, Any]) -> str:
