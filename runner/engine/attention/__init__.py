@@ -26,6 +26,7 @@ BACKENDS: Mapping[str, str] = MappingProxyType(
     {
         "reference": "runner.engine.attention.reference:ReferenceAttention",
         "triton": "runner.engine.attention.triton_backend:TritonAttention",
+        "fa3": "runner.engine.attention.fa3:FlashAttention3",
     }
 )
 

@@ -34,9 +34,10 @@ class DecodeConfig:
     block_n: int = 64  # tokens of a tile
     num_warps: int = 4
     num_stages: int = 3
-    runs_per_sm: int = 4
+    runs_per_sm: int = 3  # as many as fit at once: a run that has to wait for another doubles the time
     splits: int = 0
     min_tiles: int = 4  # the smallest piece of a split row, in tiles
+    max_registers: int | None = 168  # a thread's; addresses of the epilogue would otherwise crowd out programs
 
 
 def choose_config(spec: AttentionSpec, dtype: torch.dtype, deterministic: bool) -> DecodeConfig:
@@ -158,6 +159,7 @@ def _constants(
         "BLOCK_V": _padded(spec.value_dim),
         "num_warps": config.num_warps,
         "num_stages": config.num_stages,
+        "maxnreg": config.max_registers,
     }
 
 

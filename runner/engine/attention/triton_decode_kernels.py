@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from runner.engine.attention.triton_softmax import accumulate, capped, normalised
+from runner.engine.attention.triton_softmax import accumulate, capped, load_rows, normalised
 
 
 @triton.jit
@@ -78,7 +78,6 @@ def _attend(
     """The group's online softmax over tokens [start, stop) of one head: peak, total [G] and acc [G, Dv]."""
     g = tl.arange(0, BLOCK_G)
     d = tl.arange(0, BLOCK_D)
-    v = tl.arange(0, BLOCK_V)
     query_mask = (g < GROUP)[:, None] & (d < HEAD_DIM)[None, :]
     query = tl.load(query_ptr + g[:, None] * query_stride + d[None, :], mask=query_mask, other=0.0)
     peak = tl.full([BLOCK_G], float("-inf"), tl.float32)
@@ -91,16 +90,12 @@ def _attend(
         used = n < length
         # The next tile's blocks are looked up one tile ahead: no load below waits for another.
         following = tl.load(table_ptr + (n + BLOCK_N) // BLOCK_SIZE, mask=n + BLOCK_N < length, other=0)
-        first = block.to(tl.int64)
-        offset = n % BLOCK_SIZE
-        key_rows = first * key_block_stride + offset * key_stride
-        value_rows = first * value_block_stride + offset * value_stride
+        key_rows = block.to(tl.int64) * key_block_stride + (n % BLOCK_SIZE) * key_stride
+        value_rows = block.to(tl.int64) * value_block_stride + (n % BLOCK_SIZE) * value_stride
         # Places past the end may hold NaN: zeros there keep it out of the products.
-        key_mask = used[None, :] & (d < HEAD_DIM)[:, None]
-        key = tl.load(key_ptr + key_rows[None, :] + d[:, None], mask=key_mask, other=0.0)
-        value_mask = used[:, None] & (v < VALUE_DIM)[None, :]
-        value = tl.load(value_ptr + value_rows[:, None] + v[None, :], mask=value_mask, other=0.0)
-        scores = capped(tl.dot(query, key, input_precision=PRECISION), scale, SOFT_CAP)
+        key = load_rows(key_ptr, key_rows, used, HEAD_DIM, BLOCK_D)
+        value = load_rows(value_ptr, value_rows, used, VALUE_DIM, BLOCK_V)
+        scores = capped(tl.dot(query, tl.trans(key), input_precision=PRECISION), scale, SOFT_CAP)
         visible = used
         if WINDOW > 0:
             visible = used & (n >= length - WINDOW)

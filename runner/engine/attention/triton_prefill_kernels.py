@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from runner.engine.attention.triton_softmax import accumulate, capped, normalised
+from runner.engine.attention.triton_softmax import accumulate, capped, load_rows, normalised
 
 
 @triton.jit
@@ -40,27 +40,23 @@ def _attend_range(
     BLOCK_V: tl.constexpr,
 ):
     """Goes on with the online softmax over tokens [start, stop); without MASKED every query sees all of them."""
-    d = tl.arange(0, BLOCK_D)
-    v = tl.arange(0, BLOCK_V)
+    n = start + tl.arange(0, BLOCK_N)
+    if PAGED:
+        block = tl.load(table_ptr + n // BLOCK_SIZE, mask=n < length, other=0)
     for at in tl.range(start, stop, BLOCK_N):
         n = at + tl.arange(0, BLOCK_N)
-        used = n < length
         if PAGED:
-            block = tl.load(table_ptr + n // BLOCK_SIZE, mask=used, other=0).to(tl.int64)
-            key_rows = block * key_block_stride + (n % BLOCK_SIZE) * key_stride
-            value_rows = block * value_block_stride + (n % BLOCK_SIZE) * value_stride
+            # The next tile's blocks are looked up one tile ahead: no load below waits for another.
+            following = tl.load(table_ptr + (n + BLOCK_N) // BLOCK_SIZE, mask=n + BLOCK_N < length, other=0)
+            key_rows = block.to(tl.int64) * key_block_stride + (n % BLOCK_SIZE) * key_stride
+            value_rows = block.to(tl.int64) * value_block_stride + (n % BLOCK_SIZE) * value_stride
+            block = following
         else:
             key_rows = n.to(tl.int64) * key_stride
             value_rows = n.to(tl.int64) * value_stride
-        key_at = key_ptr + key_rows[None, :] + d[:, None]
-        value_at = value_ptr + value_rows[:, None] + v[None, :]
-        if MASKED:
-            key = tl.load(key_at, mask=used[None, :] & (d < HEAD_DIM)[:, None], other=0.0)
-            value = tl.load(value_at, mask=used[:, None] & (v < VALUE_DIM)[None, :], other=0.0)
-        else:
-            key = tl.load(key_at, mask=(d < HEAD_DIM)[:, None], other=0.0)
-            value = tl.load(value_at, mask=(v < VALUE_DIM)[None, :], other=0.0)
-        scores = capped(tl.dot(query, key, input_precision=PRECISION), scale, SOFT_CAP)
+        key = load_rows(key_ptr, key_rows, n < length, HEAD_DIM, BLOCK_D)
+        value = load_rows(value_ptr, value_rows, n < length, VALUE_DIM, BLOCK_V)
+        scores = capped(tl.dot(query, tl.trans(key), input_precision=PRECISION), scale, SOFT_CAP)
         if MASKED:
             visible = n[None, :] <= position[:, None]
             if WINDOW > 0:

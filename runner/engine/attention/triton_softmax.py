@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-defs=False
-"""The online softmax that the Triton kernels share. Scores are kept in units of log2, so that exp2 serves."""
+"""Pieces that the Triton kernels share: masked loads, and the online softmax in units of log2, so that exp2 serves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def load_rows(ptr, rows, used, DIM: tl.constexpr, BLOCK: tl.constexpr):
+    """Dense rows of DIM elements at offsets ``rows`` [N], as [N, BLOCK]; zeros where not ``used`` [N] and past DIM."""
+    d = tl.arange(0, BLOCK)
+    mask = used[:, None]
+    if BLOCK > DIM:
+        mask = mask & (d < DIM)[None, :]
+    return tl.load(ptr + rows[:, None] + d[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
