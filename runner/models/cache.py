@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 _FORMAT = 1  # raise it when convert.py writes something else
 _TEMPORARY = ".converting-"
 _STALE_SECONDS = 24 * 3600
+_EXCEPTION = re.compile(r"[\w.]+: ")  # the line of a traceback that names the exception
 
 
 def cache_folder() -> Path:
@@ -60,8 +62,9 @@ def _run_conversion(gguf_file: Path, folder: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
     if result.returncode:
         lines = result.stderr.strip().splitlines() or [f"exit {result.returncode}"]
+        reason = next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1])
         raise ConfigError(
-            f"model.path={gguf_file} could not be converted ({lines[-1].strip()}); give a folder with safetensors"
+            f"model.path={gguf_file} could not be converted ({reason.strip()}); give a folder with safetensors"
         )
 
 

@@ -129,13 +129,16 @@ def _locate_adapter(settings: ModelSettings) -> Path | None:
 
 def _read_json(file: Path, settings: ModelSettings, optional: bool = False) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         if optional:
             return {}
         raise ConfigError(f"model.path={settings.path} has no {file.name}{_folder_hint(file.parent)}") from error
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"model.path={settings.path}: {file.name} is not a JSON object ({error})") from error
+    except ValueError as error:
+        raise ConfigError(f"model.path={settings.path}: {file.name} is not JSON ({error}); copy it again") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"model.path={settings.path}: {file.name} is not a JSON object; copy it again")
+    return value
 
 
 def _folder_hint(folder: Path) -> str:
