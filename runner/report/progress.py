@@ -17,12 +17,13 @@ logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 30.0
 BAR_SECONDS = 0.5
+SAMPLE_SECONDS = 1.0
 WINDOW_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Tokens and samples per second over the last minute."""
+    """Tokens per second over the last minute."""
 
     prompt: float = 0.0
     completion: float = 0.0
@@ -32,20 +33,25 @@ class Throughput:
     """Rates over a sliding window of the engine's counters."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int, int]] = deque()
+        self._seen: deque[tuple[float, int, int]] = deque()  # seconds, prompt tokens, completion tokens
 
-    def update(self, now: float, stats: EngineStats) -> Rates:
-        """Takes a snapshot at ``now`` seconds; a new engine, whose counters are lower, starts a new window."""
+    def add(self, now: float, stats: EngineStats) -> None:
+        """Takes a snapshot, at most one a second; a new engine, whose counters are lower, starts a new window."""
         if self._seen and stats.completion_tokens < self._seen[-1][2]:
             self._seen.clear()
+        if self._seen and now - self._seen[-1][0] < SAMPLE_SECONDS:
+            return
         self._seen.append((now, stats.prompt_tokens, stats.completion_tokens))
-        while now - self._seen[0][0] > WINDOW_SECONDS and len(self._seen) > 2:
+        while now - self._seen[0][0] > WINDOW_SECONDS:
             self._seen.popleft()
-        then, prompt, completion = self._seen[0]
-        if now <= then:
+
+    def rates(self) -> Rates:
+        """Zero until there are two snapshots."""
+        if len(self._seen) < 2:
             return Rates()
-        seconds = now - then
-        return Rates((stats.prompt_tokens - prompt) / seconds, (stats.completion_tokens - completion) / seconds)
+        (then, *before), (now, *after) = self._seen[0], self._seen[-1]
+        prompt, completion = ((b - a) / (now - then) for a, b in zip(before, after, strict=True))
+        return Rates(prompt, completion)
 
 
 class Lengths:
@@ -101,10 +107,11 @@ class Progress:
     def show(self, stats: EngineStats) -> None:
         """Writes the state if it is time to."""
         now = time.monotonic()
+        self._throughput.add(now, stats)
         if now < self._next:
             return
         self._next = now + (BAR_SECONDS if self._bar is not None else LOG_SECONDS)
-        text = self._text(now, stats)
+        text = self._text(stats)
         if self._bar is None:
             logger.info("%d/%d rows, %s", self._done + self._rows, self._total, text)
             return
@@ -122,8 +129,8 @@ class Progress:
             total=self._total, initial=self._done, file=self._stream, dynamic_ncols=True, bar_format=layout, leave=True
         )
 
-    def _text(self, now: float, stats: EngineStats) -> str:
-        rates = self._throughput.update(now, stats)
+    def _text(self, stats: EngineStats) -> str:
+        rates = self._throughput.rates()
         parts = [
             f"{rates.prompt:,.0f} in + {rates.completion:,.0f} out tok/s",
             f"{stats.num_running} running, {stats.num_waiting} waiting",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -65,6 +66,7 @@ class RestartingEngine:
         self._factory = factory
         self._client: EngineClient | None = None
         self._has_served = False
+        self.ready_since: float | None = None  # when the first engine took its first request, on the monotonic clock
         self._failures = 0  # since the last sample that came back
 
     def start(self) -> EngineClient:
@@ -81,6 +83,7 @@ class RestartingEngine:
     def submit(self, requests: Sequence[EngineRequest]) -> None:
         self.start().submit(requests)
         self._has_served = True
+        self.ready_since = self.ready_since or time.monotonic()
 
     def poll(self, timeout: float) -> list[Sample]:
         samples = self.start().poll(timeout)

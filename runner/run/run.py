@@ -82,7 +82,6 @@ class _Plan:
         """Generates what the output lacks; False when a stop was asked before the end."""
         engine = RestartingEngine(self._backend.start_engine)
         progress = Progress(self._inventory.num_rows, output.totals.rows)
-        began = time.monotonic()
         try:
             if output.ranges_left:
                 engine.start()  # loads in a process of its own while this one gets ready
@@ -91,7 +90,8 @@ class _Plan:
         finally:
             progress.close()
             engine.close()
-        log_run(progress.completion_tokens, time.monotonic() - began, asdict(renderer.counts))
+        if engine.ready_since is not None:
+            log_run(progress.completion_tokens, time.monotonic() - engine.ready_since, asdict(renderer.counts))
         return done
 
     def _loop(
