@@ -67,6 +67,9 @@ class InputFormat(Enum):
     auto = "auto"
     jsonl = "jsonl"
     parquet = "parquet"
+    arrow = "arrow"
+    csv = "csv"
+    tsv = "tsv"
 
 
 class KeepPrompt(Enum):

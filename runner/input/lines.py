@@ -19,10 +19,14 @@ class TooLong(bytes):
 
 @dataclass(frozen=True, slots=True)
 class LineBatch:
-    """Consecutive lines without their ``\\n``. ``number`` (from 1) and ``offset`` (bytes) are the first line's."""
+    """Consecutive lines without their ``\\n``, at bytes ``[offset, end)``; ``number`` is the first one's, from 1.
+
+    Only the first line can be a `TooLong`.
+    """
 
     number: int
     offset: int
+    end: int
     lines: list[bytes]
 
 
@@ -63,8 +67,8 @@ def read_lines(stream: ByteStream, number: int = 1, offset: int = 0) -> Iterator
             line_bytes = tail.size + len(block) - len(lines[0]) - len(lines[-1])
             lines[0] = tail.take()
             tail.add(lines.pop())
-            yield LineBatch(number, offset, lines)
+            yield LineBatch(number, offset, offset + line_bytes, lines)
             number, offset = number + len(lines), offset + line_bytes
         block = stream.read(BLOCK_BYTES)
     if tail.size:
-        yield LineBatch(number, offset, [tail.take()])
+        yield LineBatch(number, offset, offset + tail.size, [tail.take()])

@@ -6,11 +6,19 @@ from pathlib import Path
 
 from runner.errors import ConfigError
 from runner.input import compression
+from runner.input.formats.arrow_ipc import ArrowFormat
 from runner.input.formats.base import Format
+from runner.input.formats.delimited import DelimitedFormat
 from runner.input.formats.jsonl import JsonlFormat
 from runner.input.formats.parquet import ParquetFormat
 
-FORMATS: dict[str, Format] = {"jsonl": JsonlFormat(), "parquet": ParquetFormat()}
+FORMATS: dict[str, Format] = {
+    "jsonl": JsonlFormat(),
+    "parquet": ParquetFormat(),
+    "arrow": ArrowFormat(),
+    "csv": DelimitedFormat(".csv", ","),
+    "tsv": DelimitedFormat(".tsv", "\t"),
+}
 
 _BY_SUFFIX = {suffix: name for name, reader in FORMATS.items() for suffix in reader.suffixes}
 

@@ -14,6 +14,7 @@ from runner.errors import ConfigError
 from runner.input import compression
 from runner.input.compression import ByteStream
 from runner.input.formats.base import Scan, Span, Tick, read_error
+from runner.input.formats.marks import Marks, nearest
 from runner.input.json_lines import LineError, ParsedLines, parse_lines
 from runner.input.lines import MAX_LINE_BYTES, LineBatch, TooLong, read_lines
 from runner.input.schema import Observed
@@ -22,7 +23,6 @@ from runner.types import RowError, SourceRow
 
 log = logging.getLogger(__name__)
 
-MAX_MARKS = 4096
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -46,14 +46,14 @@ class JsonlFormat:
     suffixes: tuple[str, ...] = (".jsonl", ".ndjson", ".json")
 
     def scan(self, path: str, limit: int | None, observed: Observed, tick: Tick) -> Scan:
-        marks = _Marks()
+        marks = Marks()
         num_rows = 0
         with ByteStream(path) as stream:
             position = 0
             for batch in read_lines(stream):
                 if batch.number == 1:
                     _refuse_other_text(path, batch.lines[0])
-                marks.offer(num_rows, batch)
+                marks.offer(num_rows, batch.offset, batch.number)
                 rows = _rows_of(batch)[: None if limit is None else limit - num_rows]
                 _observe(rows.lines, observed)
                 num_rows += len(rows)
@@ -65,7 +65,7 @@ class JsonlFormat:
 
     def read(self, span: Span, schema: pa.Schema) -> Iterator[SourceRow | RowError]:
         check = RowCheck(schema)
-        row, offset, number = _nearest(span.layout["marks"], span.start)
+        row, offset, number = nearest(span.layout["marks"], span.start)
         if span.start and compression.is_compressed(span.path):
             log.info("%s is compressed and cannot be sought: reading past %d rows", span.path, span.start)
         with ByteStream(span.path, offset) as stream:
@@ -78,33 +78,6 @@ class JsonlFormat:
                 if row >= span.stop:
                     return
         raise ConfigError(f"input.path: {span.path} ends at row {row}; it was longer when the job was created")
-
-
-class _Marks:
-    """Places to seek to, evenly spread; their number stays bounded by dropping every other one."""
-
-    def __init__(self) -> None:
-        self.kept: list[list[int]] = []
-        self._step = 1
-        self._offered = 0
-
-    def offer(self, row: int, batch: LineBatch) -> None:
-        if self._offered % self._step == 0:
-            self.kept.append([row, batch.offset, batch.number])
-        self._offered += 1
-        if len(self.kept) > MAX_MARKS:
-            self.kept = self.kept[::2]
-            self._step *= 2
-
-
-def _nearest(marks: list[list[int]], start: int) -> tuple[int, int, int]:
-    """The last mark at or before row ``start``."""
-    low, high = 0, len(marks)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if marks[middle][0] <= start else (low, middle)
-    row, offset, number = marks[low - 1] if low else (0, 0, 1)
-    return row, offset, number
 
 
 def _rows_of(batch: LineBatch) -> Rows:
