@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,36 @@ def test_encoder_decoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(ConfigError, match="T5Config"):
         load(ModelSettings(path=str(tmp_path), load_format=LoadFormat.dummy))
+
+
+def with_adapter(folder: Path) -> ModelSettings:
+    """A saved model beside a hand-written LoRA adapter of rank 2 on the query projections."""
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    kind = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(kind))
+    prefix = "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"A": (2, 64), "B": (64, 2)}
+    tensors = {prefix.format(i, ab): torch.randn(shapes[ab], generator=generator) for i in (0, 1) for ab in shapes}
+    save_file(tensors, adapter / "adapter_model.safetensors", {"format": "pt"})
+    return ModelSettings(path=str(save_tiny_model(folder / "m")), adapter=str(adapter))
+
+
+def test_adapter_is_merged_into_the_weights(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    settings = with_adapter(tmp_path)
+    merged = load(settings)
+    lora = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    for i, layer in enumerate(tiny_model("llama").model.layers):
+        a, b = (lora[f"base_model.model.model.layers.{i}.self_attn.q_proj.lora_{ab}.weight"] for ab in "AB")
+        expected = layer.self_attn.q_proj.weight + 4 / 2 * b @ a
+        assert torch.allclose(merged.model.layers[i].self_attn.q_proj.weight, expected, atol=1e-5)
+    assert type(merged).__name__ == "LlamaForCausalLM"
+    assert not any(p.requires_grad for p in merged.parameters())
+
+
+def test_adapter_without_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ConfigError, match=r"model\.adapter=.* needs peft"):
+        load(with_adapter(tmp_path))

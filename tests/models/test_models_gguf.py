@@ -110,7 +110,9 @@ def test_conversion(tmp_path: Path, own_cache: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(files.folder)
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
     assert tokenizer.chat_template == TEMPLATE
-    assert tokenizer.decode(tokenizer("a  12<|im_end|>").input_ids) == "a  12<|im_end|>"
+    text = "a  12 . It 's<|im_end|>"
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert tokenizer.tokenize("a  1") == ["a", "Ġ", "Ġ", "1"]
     again = resolve_model(ModelSettings(path=str(file)))
     assert again == files
 
