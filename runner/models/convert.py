@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "padding": "pad", "unknown": "unk"}  # GGUF's word -> transformers'
 
 
 def convert(gguf_file: Path, folder: Path) -> None:
@@ -45,9 +46,9 @@ def _save_model(gguf_file: Path, folder: Path, eos_token_ids: list[int], metadat
     model.generation_config._from_model_config = False  # else generate() may override it from config.json
     if eos_token_ids:
         model.generation_config.eos_token_id = eos_token_ids[0] if len(eos_token_ids) == 1 else eos_token_ids
-    for name in ("bos_token_id", "padding_token_id"):
-        if name in metadata:
-            setattr(model.generation_config, name.replace("padding", "pad"), metadata[name])
+    for name in ("bos", "padding"):
+        if (token_id := metadata.get(f"{name}_token_id")) is not None:
+            setattr(model.generation_config, f"{_SPECIAL_TOKENS[name]}_token_id", token_id)
     model.save_pretrained(folder)
 
 
@@ -56,9 +57,8 @@ def _save_tokenizer(gguf_file: Path, folder: Path, metadata: dict[str, Any]) -> 
 
     tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
     # transformers' reader guesses special tokens by their text, and differs between releases; the file knows.
-    for name in ("bos", "eos", "padding", "unknown"):
+    for name, attribute in _SPECIAL_TOKENS.items():
         if (token_id := metadata.get(f"{name}_token_id")) is not None:
-            attribute = {"padding": "pad", "unknown": "unk"}.get(name, name)
             setattr(tokenizer, f"{attribute}_token", tokenizer.convert_ids_to_tokens(token_id))
     if metadata.get("pre") == "smollm":
         _split_digits(tokenizer)

@@ -25,7 +25,7 @@ TEMPLATE = "{% for message in messages %}<|im_start|>{{ message['content'] }}<|i
 
 def write_gguf(file: Path, seed: int = 0) -> Path:
     """A tiny llama with a byte tokenizer whose EOS (2) is not the token that its text would suggest (0)."""
-    tokens = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab", "cd"]
+    tokens = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab", "ĠĠ"]
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_context_length(128)
     writer.add_embedding_length(HIDDEN)
@@ -41,7 +41,7 @@ def write_gguf(file: Path, seed: int = 0) -> Path:
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
     writer.add_token_types([3] * len(SPECIAL) + [1] * (len(tokens) - len(SPECIAL)))
-    writer.add_token_merges(["a b", "c d"])
+    writer.add_token_merges(["a b", "Ġ Ġ"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_eot_token_id(0)
@@ -112,7 +112,7 @@ def test_conversion(tmp_path: Path, own_cache: Path) -> None:
     assert tokenizer.chat_template == TEMPLATE
     text = "a  12 . It 's<|im_end|>"
     assert tokenizer.decode(tokenizer(text).input_ids) == text
-    assert tokenizer.tokenize("a  1") == ["a", "Ġ", "Ġ", "1"]
+    assert tokenizer.tokenize("a  1") == ["a", "ĠĠ", "1"]  # digits are cut off first
     again = resolve_model(ModelSettings(path=str(file)))
     assert again == files
 
