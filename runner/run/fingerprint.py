@@ -9,28 +9,37 @@ from typing import Any
 
 from runner.config import JobConfig, RunnerConfig, settings
 from runner.errors import ConfigError
+from runner.input import Inventory
 from runner.run.backends import Backend
 from runner.types import Job, SamplingParams
 
-GROWABLE = ("input.limit",)
-"""A higher limit only adds rows."""
+GROWABLE = ("input.limit", "input.files")
+"""A higher limit and new files only add rows; `runner.run.intake` has refused any other change of the files."""
 
 _BY_CONTENT = {
-    "input.path",  # the inventory knows the files themselves
-    "input.format",
+    "input.path",  # input.files
+    "input.format",  # input.files
     "job.module",  # job.code
     "job.template_file",  # job.template
 }
 
 
-def fingerprint(config: RunnerConfig, backend: Backend, job: Job, sampling: SamplingParams) -> dict[str, Any]:
+def fingerprint(
+    config: RunnerConfig, backend: Backend, job: Job, sampling: SamplingParams, inventory: Inventory
+) -> dict[str, Any]:
     """Settings by value, files by content: a job file that was moved is the same job, an edited one is not."""
     values = {key: value for key, value in settings(config, "output") if key not in _BY_CONTENT}
     values |= {f"sampling.{name}": value for name, value in asdict(sampling).items()}
+    values["input.files"] = _files(inventory)
     values["job.template"] = _template(config.job)
     values["job.code"] = getattr(job, "code", "")
     values["model.identity"] = backend.identity
     return values
+
+
+def _files(inventory: Inventory) -> str:
+    files = [(file.format, file.identity.digest, file.num_rows) for file in inventory.files]
+    return f"{len(files)} files, sha256:{hashlib.sha256(repr(files).encode()).hexdigest()}"
 
 
 def _template(config: JobConfig) -> str | None:

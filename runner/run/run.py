@@ -68,7 +68,7 @@ class _Plan:
             job_name=config.job.name,
             columns=self._columns,
             num_rows=self._inventory.num_rows,
-            fingerprint=fingerprint(config, backend, self._job, self._sampling),
+            fingerprint=fingerprint(config, backend, self._job, self._sampling, self._inventory),
             rows_per_shard=config.output.rows_per_shard,
             sync_seconds=config.output.sync_seconds,
             partition=(worker, workers),
@@ -81,7 +81,7 @@ class _Plan:
     def generate(self, output: Output, stop: StopFlag) -> bool:
         """Generates what the output lacks; False when a stop was asked before the end."""
         engine = RestartingEngine(self._backend.start_engine)
-        progress = Progress(self._inventory.num_rows, output.totals.rows)
+        progress = self._progress(output)
         try:
             if output.ranges_left:
                 engine.start()  # loads in a process of its own while this one gets ready
@@ -93,6 +93,12 @@ class _Plan:
         if engine.ready_since is not None:
             log_run(progress.completion_tokens, time.monotonic() - engine.ready_since, asdict(renderer.counts))
         return done
+
+    def _progress(self, output: Output) -> Progress:
+        """Over what this partition has still to do, and all that is done."""
+        done = output.totals.rows
+        left = min(output.ranges_left * self.spec.rows_per_shard, self._inventory.num_rows - done)
+        return Progress(done + left, done)
 
     def _loop(
         self, output: Output, stop: StopFlag, engine: RestartingEngine, progress: Progress
