@@ -8,22 +8,25 @@ from torch import Tensor
 
 from runner.engine.sampler.base import LogprobsBuffer, Variant
 from runner.engine.sampler.state import SamplingState
-from runner.engine.sampler.triton_kernels import (
-    choose_kernel,
-    count_kernel,
-    finish_kernel,
-    floor_kernel,
-    logprobs_kernel,
-)
+from runner.engine.sampler.triton_filters import floor_kernel, survey_kernel
+from runner.engine.sampler.triton_kernels import choose_kernel, count_kernel, finish_kernel
+from runner.engine.sampler.triton_logprobs import logprobs_kernel
 
 CHOOSE_TILE = 2048
 PROGRAMS = 1056
 """About how many programs read the logits: 8 for each of an H100's 132 multiprocessors."""
+GROUP = 16
+CANDIDATES = 1024
+"""Groups of GROUP logits that a program can search in registers: enough for about as many kept tokens."""
+SURVEY_TILE = 4096
 FLOOR_TILE = 4096
 FLOOR_PIVOTS = 4
 FLOOR_WARPS = 16
 LOGPROBS_TILE = 8192
 LOGPROBS_WARPS = 16
+
+Static = dict[str, int]
+"""Arguments that a kernel is compiled for."""
 
 
 class TritonSampler:
@@ -47,10 +50,7 @@ class TritonSampler:
         static = {"VOCAB": vocab_size, "HAS_COUNTS": counts is not None, "HAS_BIAS": bias is not None}
         floors = torch.empty(num_rows, dtype=torch.float32, device=logits.device)
         if variant is not Variant.GREEDY:
-            floor_kernel[(num_rows,)](
-                *inputs, floors, logits.stride(0),
-                **static, PIVOTS=FLOOR_PIVOTS, TILE=FLOOR_TILE, num_warps=FLOOR_WARPS,
-            )  # fmt: skip
+            _find_floors(inputs, floors, static)
         tokens, status = _choose(inputs, floors, variant is Variant.GREEDY, static)
         if full and logprobs is not None:
             logprobs_kernel[(num_rows,)](
@@ -63,7 +63,28 @@ class TritonSampler:
         return tokens, status
 
 
-def _choose(inputs: tuple[Tensor, ...], floors: Tensor, greedy: bool, static: dict[str, int]) -> tuple[Tensor, Tensor]:
+def _find_floors(inputs: tuple[Tensor, ...], floors: Tensor, static: Static) -> None:
+    """Fill ``floors`` with the smallest logit that each row's filters keep."""
+    logits = inputs[0]
+    num_rows, vocab_size = logits.shape
+    num_groups, num_tiles = triton.cdiv(vocab_size, GROUP), triton.cdiv(vocab_size, SURVEY_TILE)
+    groups = torch.empty(num_rows, num_groups, dtype=torch.float32, device=logits.device)
+    tops = torch.empty(num_rows, num_tiles, dtype=torch.float32, device=logits.device)
+    masses = torch.empty_like(tops)
+    chosen = torch.empty(num_rows, CANDIDATES, dtype=torch.int32, device=logits.device)
+    sizes = {"NUM_GROUPS": num_groups, "GROUP": GROUP}
+    survey_kernel[(num_rows, num_tiles)](
+        *inputs, groups, tops, masses, logits.stride(0), **static, **sizes, TILE=SURVEY_TILE, num_warps=4
+    )
+    floor_kernel[(num_rows,)](
+        *inputs, groups, tops, masses, chosen, floors, logits.stride(0),
+        **static, **sizes, GROUPS=triton.next_power_of_2(num_groups),
+        NUM_TILES=num_tiles, TILES=triton.next_power_of_2(num_tiles), CANDIDATES=CANDIDATES,
+        PIVOTS=FLOOR_PIVOTS, TILE=FLOOR_TILE, num_warps=FLOOR_WARPS,
+    )  # fmt: skip
+
+
+def _choose(inputs: tuple[Tensor, ...], floors: Tensor, greedy: bool, static: Static) -> tuple[Tensor, Tensor]:
     """Launch the pass over the logits and its reduction; returns (tokens, status)."""
     logits, rows, _, words, *_ = inputs
     num_rows, vocab_size = logits.shape

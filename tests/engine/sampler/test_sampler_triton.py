@@ -6,7 +6,8 @@ import pytest
 import torch
 from sampler_help import draw, state_of
 
-from runner.engine.sampler import Variant
+from runner.engine.sampler import ROW, Variant
+from runner.engine.sampler.filters import kept_floor
 from runner.engine.sampler.noise import hash_bits, negative_gumbel, row_keys, token_words
 from runner.types import SamplingParams
 
@@ -60,6 +61,34 @@ def test_pieces_do_not_show(programs: int, device: str, monkeypatch: pytest.Monk
     tokens, _ = draw(triton_sampler.TritonSampler(), logits.to(device), state_of(params, vocab, device=device))
     assert tokens.tolist() == expected.tolist()
     assert tokens[2] == vocab - 2
+
+
+@pytest.mark.parametrize("candidates", [1, 2, 8, 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_floors_equal_torch(candidates: int, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept sets that lie in the candidates, reach below them, and tie at their edge."""
+    monkeypatch.setattr(triton_sampler, "GROUP", 4)
+    monkeypatch.setattr(triton_sampler, "CANDIDATES", candidates)
+    monkeypatch.setattr(triton_sampler, "SURVEY_TILE", 32)
+    monkeypatch.setattr(triton_sampler, "FLOOR_TILE", 32)
+    filters = [{"top_k": k} for k in (1, 2, 5, 30, 69)]
+    filters += [{"top_p": p} for p in (0.0, 0.3, 0.7, 0.97)]
+    filters += [{"top_k": 9, "top_p": 0.6}, {"top_k": 40, "top_p": 0.99, "min_p": 0.001}, {"min_p": 0.2}, {}]
+    params = [SamplingParams(**one) for one in filters for _ in range(4)]
+    state = state_of(params, 70, device=device)
+    logits = torch.randn(len(params), 70, generator=torch.Generator().manual_seed(candidates)) * 2
+    logits[1::4] = logits[1::4].round()
+    logits[2::4, 10:60] = float("-inf")
+    logits[3::4] = 1.0
+    logits = logits.to(dtype)
+    inputs = (logits.to(device), *(torch.arange(len(params), dtype=torch.int32, device=device),) * 2)
+    floors = torch.empty(len(params), device=device)
+    static = {"VOCAB": 70, "HAS_COUNTS": False, "HAS_BIAS": False}
+    triton_sampler._find_floors((*inputs, *(state.words,) * 3), floors, static)
+    rows = state.words.cpu().numpy().view(ROW)[:, 0]
+    for row, x in enumerate(logits.float()):
+        kept = x >= floors[row].item()
+        assert torch.equal(kept | x.isinf(), (x >= kept_floor(x, rows[row])) | x.isinf()), (row, params[row])
 
 
 @pytest.mark.gpu
