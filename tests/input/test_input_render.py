@@ -1,0 +1,208 @@
+"""Rows to requests: where the prompt comes from, how it is sampled, what goes wrong alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from input_support import FileJob
+
+from runner.config import InputConfig, JobConfig
+from runner.errors import ConfigError
+from runner.input import Renderer
+from runner.text import TextTokenizer
+from runner.types import Refused, Request, RowError, SamplingParams, SourceRow, Stage
+
+USER = {"role": "user", "content": "hi"}
+
+
+class FixedJob(FileJob):
+    """Returns, or raises, what it was made with."""
+
+    def __init__(self, prompt: Any) -> None:
+        self._prompt = prompt
+
+    def prompt(self, row: dict[str, Any]) -> Any:
+        if isinstance(self._prompt, Exception):
+            raise self._prompt
+        return self._prompt
+
+
+def render(
+    tokenizer: TextTokenizer, *rows: dict[str, Any], job: Any = None, max_model_len: int | None = None, **config: Any
+) -> list[list[Request | RowError]]:
+    renderer = Renderer(
+        job or FileJob(),
+        tokenizer,
+        JobConfig(name="test", **config),
+        InputConfig(path="x"),
+        SamplingParams(max_tokens=20),
+        max_model_len,
+        list(rows[0]),
+    )
+    return renderer.render([SourceRow(i, row) for i, row in enumerate(rows)])
+
+
+def request(items: list[Request | RowError]) -> Request:
+    (only,) = items
+    assert isinstance(only, Request), only
+    return only
+
+
+def error(items: list[Request | RowError]) -> RowError:
+    (only,) = items
+    assert isinstance(only, RowError), only
+    return only
+
+
+def test_a_prompt_becomes_one_user_message(tokenizer: TextTokenizer) -> None:
+    made = request(render(tokenizer, {"prompt": "hi"})[0])
+    assert made.prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert made.messages == [USER]
+    assert list(made.prompt_token_ids) == tokenizer.encode_chat([USER])[1]
+
+
+def test_raw_text_is_completed_as_it_is(tokenizer: TextTokenizer) -> None:
+    made = request(render(tokenizer, {"prompt": "hi"}, chat=False)[0])
+    assert (made.prompt, made.messages) == ("hi", None)
+    assert list(made.prompt_token_ids) == tokenizer.encode("hi", special=True)
+
+
+def test_the_system_prompt_stands_before_conversations_without_one(tokenizer: TextTokenizer) -> None:
+    own = [{"role": "system", "content": "mine"}, USER]
+    rows = render(tokenizer, {"messages": [USER]}, {"messages": own}, system_prompt="yours")
+    assert [request(row).messages[0]["content"] for row in rows] == ["yours", "mine"]  # type: ignore[index]
+
+
+def test_an_assistant_message_at_the_end_is_continued(tokenizer: TextTokenizer) -> None:
+    made = request(render(tokenizer, {"messages": [USER, {"role": "assistant", "content": "Sure"}]})[0])
+    assert made.prompt is not None and made.prompt.endswith("assistant\nSure")
+
+
+def test_text_parts_are_joined_and_images_refused(tokenizer: TextTokenizer) -> None:
+    def row(*parts: dict[str, Any]) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": list(parts)}]}
+
+    text, image = render(
+        tokenizer, row({"type": "text", "text": "a"}, {"type": "text", "text": "b"}), row({"type": "image_url"})
+    )
+    assert request(text).messages == [{"role": "user", "content": "a\nb"}]
+    assert error(image).code == "malformed_messages"
+
+
+def test_a_template_takes_precedence_over_the_job(tokenizer: TextTokenizer) -> None:
+    job = FixedJob(AssertionError("never asked"))
+    made = request(render(tokenizer, {"topic": "cats"}, job=job, template="On {{ topic }}", chat=False)[0])
+    assert made.prompt == "On cats"
+
+
+def test_chat_template_kwargs_reach_the_template(tokenizer: TextTokenizer) -> None:
+    made = request(render(tokenizer, {"prompt": "hi"}, chat_template_kwargs={"no_thinking": True})[0])
+    assert made.prompt is not None and made.prompt.endswith("</think>")
+
+
+def test_a_job_drops_splits_and_refuses(tokenizer: TextTokenizer) -> None:
+    assert render(tokenizer, {"x": 1}, job=FixedJob(None)) == [[]]
+    (split,) = render(tokenizer, {"x": 1}, job=FixedJob(["a", [USER], [5, 6]]))
+    assert [item.request_index for item in split] == [0, 1, 2]
+    assert isinstance(split[2], Request) and list(split[2].prompt_token_ids) == [5, 6]
+    refused = error(render(tokenizer, {"x": 1}, job=FixedJob(Refused("too dull", "dull")))[0])
+    assert (refused.code, refused.message, refused.stage, refused.source) == (
+        "dull",
+        "too dull",
+        Stage.RENDER,
+        {"x": 1},
+    )
+
+
+def test_a_bad_part_of_a_split_row_is_refused_alone(tokenizer: TextTokenizer) -> None:
+    (items,) = render(tokenizer, {"x": 1, "sampling_params": {"n": 3}}, job=FixedJob(["a", 5, "b"]))
+    assert [type(item) for item in items] == [Request, RowError, Request]
+    bad = items[1]
+    assert isinstance(bad, RowError) and (bad.code, bad.request_index, bad.num_samples) == ("prompt_type", 1, 3)
+
+
+def test_a_job_that_raises_costs_only_its_row(tokenizer: TextTokenizer) -> None:
+    failed = error(render(tokenizer, {"x": 1}, job=FixedJob(KeyError("topic")))[0])
+    assert failed.code == "job_failed" and "KeyError: 'topic'" in failed.message
+
+
+def test_a_configuration_error_of_the_job_ends_the_run(tokenizer: TextTokenizer) -> None:
+    with pytest.raises(ConfigError, match="prompt_column"):
+        render(tokenizer, {"topic": "x"})
+
+
+def test_token_ids_must_be_in_the_vocabulary(tokenizer: TextTokenizer) -> None:
+    for ids in ([-1], [tokenizer.num_tokens]):
+        assert error(render(tokenizer, {"x": 1}, job=FixedJob(ids))[0]).code == "bad_token_ids"
+
+
+def test_text_that_the_tokenizer_cannot_take_costs_only_its_row(tokenizer: TextTokenizer) -> None:
+    bad, good = render(tokenizer, {"prompt": "\ud800"}, {"prompt": "hi"}, chat=False)
+    assert (error(bad).code, error(bad).stage) == ("tokenizer_failed", Stage.TOKENIZE)
+    assert request(good).prompt == "hi"
+
+
+def test_a_row_overrides_the_jobs_sampling(tokenizer: TextTokenizer) -> None:
+    given = {"temperature": 0.5, "top_k": None, "stop": ["x"], "max_tokens": 7}
+    changed, plain, text = render(
+        tokenizer,
+        {"prompt": "a", "sampling_params": given},
+        {"prompt": "a", "sampling_params": None},
+        {"prompt": "a", "sampling_params": '{"seed": 4}'},
+    )
+    assert request(changed).sampling == SamplingParams(max_tokens=7, temperature=0.5, stop=("x",))
+    assert request(plain).sampling == SamplingParams(max_tokens=20)
+    assert request(text).sampling.seed == 4
+
+
+def test_a_row_of_several_samples_stands_for_all_of_them(tokenizer: TextTokenizer) -> None:
+    long = error(render(tokenizer, {"prompt": "z" * 99, "sampling_params": {"n": 4}}, max_model_len=50)[0])
+    assert (long.code, long.num_samples) == ("prompt_too_long", 4)
+
+
+def batch_line(body: Any, url: str = "/v1/chat/completions", method: str = "POST") -> dict[str, Any]:
+    return {"custom_id": "a", "method": method, "url": url, "body": body}
+
+
+def test_openai_batch_lines_are_accepted_as_they_are(tokenizer: TextTokenizer) -> None:
+    body = {
+        "model": "any",
+        "messages": [USER],
+        "max_completion_tokens": 9,
+        "temperature": 0.3,
+        "stop": "END",
+        "logprobs": True,
+        "top_logprobs": 2,
+        "logit_bias": {"5": -100},
+        "stream": False,
+        "user": "me",
+        "seed": None,
+    }
+    expected = SamplingParams(max_tokens=9, temperature=0.3, stop=("END",), logprobs=2, logit_bias=((5, -100.0),))
+    made = request(render(tokenizer, batch_line(body))[0])
+    assert (made.sampling, made.messages) == (expected, [USER])
+
+
+def test_openai_text_completions_may_hold_several_prompts(tokenizer: TextTokenizer) -> None:
+    (items,) = render(tokenizer, batch_line({"prompt": ["a", "b"]}, "/v1/completions"), chat=False)
+    assert [item.prompt for item in items if isinstance(item, Request)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (batch_line({"messages": [USER], "stream": True}), "unsupported_request"),
+        (batch_line({"messages": [USER], "response_format": {"type": "json_object"}}), "unsupported_request"),
+        (batch_line({"messages": [USER], "nonsense": 1}), "bad_sampling"),
+        (batch_line({"messages": [USER]}, "/v1/embeddings"), "unsupported_request"),
+        (batch_line({"messages": [USER]}, method="GET"), "unsupported_request"),
+        (batch_line({}), "prompt_null"),
+        (batch_line(None), "malformed_request"),
+        (batch_line("{"), "malformed_request"),
+    ],
+)
+def test_what_a_batch_line_cannot_have_is_refused_never_dropped(
+    line: dict[str, Any], code: str, tokenizer: TextTokenizer
+) -> None:
+    assert error(render(tokenizer, line)[0]).code == code
