@@ -41,7 +41,7 @@ class DecodeConfig:
 
 
 def choose_config(spec: AttentionSpec, dtype: torch.dtype, deterministic: bool) -> DecodeConfig:
-    """The measured choice (benchmarks/attention.py); wide heads and float32 take smaller tiles to fit the chip."""
+    """What fits the chip best by registers and shared memory; wide heads and float32 take smaller tiles."""
     token_bytes = (_padded(spec.head_dim) + _padded(spec.value_dim)) * dtype.itemsize
     block_n = max(_MIN_DOT, min(64, 1 << (_TILE_BYTES // token_bytes).bit_length() - 1))
     if deterministic:
@@ -57,6 +57,7 @@ class TritonDecode:
     ) -> None:
         """``configs`` go with ``specs``, one each."""
         self._configs = dict(zip(specs, configs, strict=True))
+        self._max_rows = max_rows
         self._num_sms = _multiprocessors(device)
         self._plans = {
             _plan_key(spec, config): _Plan(self._num_runs(config), max_rows, device)
@@ -73,7 +74,8 @@ class TritonDecode:
 
     def plan(self, batch: AttentionBatch) -> None:
         """Lays out the tiles of the step's decode rows, once for each kind of layout in the model."""
-        for (num_kv_heads, window, block_n), plan in self._plans.items():
+        assert batch.num_decode <= self._max_rows, "the backend was made for fewer decode rows"
+        for (num_kv_heads, window, block_n, _), plan in self._plans.items():
             plan_kernel[(triton.cdiv(plan.num_runs, _PLANNED_RUNS),)](
                 batch.decode_lens,
                 plan.row_tiles,
@@ -135,9 +137,9 @@ class _Plan:
         self.run_rows = torch.zeros(num_runs, dtype=torch.int32, device=device)
 
 
-def _plan_key(spec: AttentionSpec, config: DecodeConfig) -> tuple[int, int, int]:
+def _plan_key(spec: AttentionSpec, config: DecodeConfig) -> tuple[int, int, int, int]:
     """What a layout of tiles depends on."""
-    return spec.num_kv_heads, spec.window, config.block_n
+    return spec.num_kv_heads, spec.window, config.block_n, config.runs_per_sm
 
 
 def _constants(

@@ -27,7 +27,7 @@ class PrefillConfig:
 
 
 def choose_prefill_config(spec: AttentionSpec, dtype: torch.dtype) -> PrefillConfig:
-    """The measured choice (benchmarks/attention.py); float32 has no tensor cores and wide heads little room."""
+    """What fits the chip; float32 has no tensor cores and wide heads little room."""
     if dtype == torch.float32:
         return PrefillConfig(block_m=max(32, triton.next_power_of_2(spec.group)), block_n=32, num_warps=4, num_stages=2)
     if max(spec.head_dim, spec.value_dim) > 128:
