@@ -156,7 +156,7 @@ class EngineRequest:
     """What crosses to the engine: ids and numbers only. ``seeds`` has one entry a sample."""
 
     request_id: int
-    prompt_token_ids: Sequence[int]
+    prompt_token_ids: Any  # [P] ids: a list, or an int32 array
     sampling: SamplingParams
     seeds: tuple[int, ...]
     sample_indices: tuple[int, ...] = (0,)

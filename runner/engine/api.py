@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
-
 from runner.config import Device, Dtype, EngineConfig, LoadFormat, ModelSettings
 from runner.engine.process import EngineProcess
 from runner.engine.settings import EngineSettings
@@ -68,12 +66,12 @@ class Engine:
 
     def generate(
         self,
-        prompts: str | Sequence[str] | Sequence[Sequence[int]],
+        prompts: str | Sequence[str | Sequence[int]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[RequestOutput]:
         """Completes texts or token ids; one SamplingParams for all, or one each. Outputs come in the prompts' order."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        ids = [self.tokenizer.encode(p, special=True) if isinstance(p, str) else list(p) for p in texts]
+        ids = [self.tokenizer.encode(p, special=True) if isinstance(p, str) else [int(i) for i in p] for p in texts]
         return self._run([p if isinstance(p, str) else None for p in texts], ids, sampling_params)
 
     def chat(
@@ -112,7 +110,7 @@ class Engine:
         requests = [
             EngineRequest(
                 first + i,
-                np.array(ids, np.int32),
+                ids,
                 p,
                 tuple(sample_seed(self._seed if p.seed is None else p.seed, i, 0, k) for k in range(p.n)),
                 tuple(range(p.n)),

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from runner.config import Device as DeviceChoice
 from runner.config import EngineConfig
-from runner.engine.attention import AttentionSpec, allocate_cache, default_backend, load_backend
+from runner.engine.attention import allocate_cache, default_backend, load_backend
 from runner.engine.core import EngineCore
 from runner.engine.device import Device, open_device
 from runner.engine.layers import PagedLayer, StepContext
 from runner.engine.loader import load_model
+from runner.engine.memory import block_bytes, cpu_blocks, cuda_blocks
 from runner.engine.model_runner import ModelRunner
 from runner.engine.probe import bind, probe
 from runner.engine.scheduler import Scheduler, SchedulerConfig
@@ -33,41 +34,52 @@ def build_core(settings: EngineSettings) -> EngineCore:
 
 
 def core_over(
-    model: nn.Module, engine: EngineConfig, device: Device, eos_ids: tuple[int, ...], context: int | None
+    model: PreTrainedModel, engine: EngineConfig, device: Device, eos_ids: tuple[int, ...], context: int | None
 ) -> EngineCore:
     """An engine over a loaded model. ``context`` is the longest sequence that the model was made for, if known."""
     max_model_len = _max_model_len(engine, context)
-    specs = probe(model, max_model_len)
+    specs, dtype, target = probe(model, max_model_len), model.dtype, device.torch_device
+    step = StepContext()
+    backend = load_backend(
+        default_backend(target), specs, engine.max_num_seqs, target, dtype, engine.block_size, engine.deterministic
+    )
+
+    def bind_cache(num_blocks: int) -> None:
+        def paged(index: int) -> PagedLayer:
+            cache = allocate_cache(num_blocks, engine.block_size, specs[index], dtype, target)
+            return PagedLayer(specs[index], cache, backend, step)
+
+        bind(model, paged)
+
+    def measured_blocks() -> int:
+        size = block_bytes(specs, engine.block_size, dtype)
+        if target.type == "cpu":
+            return cpu_blocks(engine, size)
+        bind_cache(1)
+        return cuda_blocks(model, backend, step, engine, max_model_len, size, target)
+
+    most = engine.max_num_seqs * -(-max_model_len // engine.block_size)
     config = SchedulerConfig(
         max_num_seqs=engine.max_num_seqs,
         max_num_batched_tokens=engine.max_num_batched_tokens,
         max_model_len=max_model_len,
         block_size=engine.block_size,
-        num_blocks=_num_blocks(engine, specs, max_model_len, _dtype(model)),
+        num_blocks=engine.num_kv_blocks or min(most, measured_blocks()),
         mixed_prefill=engine.mixed_prefill,
         deterministic=engine.deterministic,
     )
-    runner = _runner(model, specs, config, device, eos_ids)
-    return EngineCore(Scheduler(config), runner, engine.async_batching, engine.enable_prefix_caching)
-
-
-def _runner(
-    model: nn.Module, specs: list[AttentionSpec], config: SchedulerConfig, device: Device, eos_ids: tuple[int, ...]
-) -> ModelRunner:
-    context = StepContext()
-    dtype = _dtype(model)
-    target = device.torch_device
-    backend = load_backend(
-        default_backend(target), specs, config.max_num_seqs, target, dtype, config.block_size, config.deterministic
+    bind_cache(config.num_blocks + 1)  # padding rows write to one that the scheduler does not know
+    runner = ModelRunner(
+        model,
+        backend,
+        step,
+        device,
+        config,
+        eos_ids,
+        model.config.get_text_config().vocab_size,
+        use_graphs=target.type == "cuda" and not engine.enforce_eager,
     )
-
-    def paged(index: int) -> PagedLayer:
-        # One block more than the scheduler knows: padding rows write there.
-        cache = allocate_cache(config.num_blocks + 1, config.block_size, specs[index], dtype, target)
-        return PagedLayer(specs[index], cache, backend, context)
-
-    bind(model, paged)
-    return ModelRunner(model, backend, context, device, config, eos_ids, model.config.get_text_config().vocab_size)
+    return EngineCore(Scheduler(config), runner, engine.async_batching, engine.enable_prefix_caching)
 
 
 def _device_name(choice: DeviceChoice) -> str:
@@ -86,15 +98,3 @@ def _max_model_len(engine: EngineConfig, context: int | None) -> int:
     if context is not None and engine.max_model_len > context:
         raise ConfigError(f"engine.max_model_len={engine.max_model_len} is over the model's {context}; lower it")
     return engine.max_model_len
-
-
-def _num_blocks(engine: EngineConfig, specs: list[AttentionSpec], max_model_len: int, dtype: torch.dtype) -> int:
-    most = engine.max_num_seqs * -(-max_model_len // engine.block_size)
-    if engine.num_kv_blocks is not None:
-        return engine.num_kv_blocks
-    token_bytes = sum(s.num_kv_heads * (s.head_dim + s.value_dim) for s in specs) * dtype.itemsize
-    return min(most, int(engine.cpu_kv_cache_gib * 2**30) // (token_bytes * engine.block_size))
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next(model.parameters()).dtype

@@ -28,11 +28,13 @@ class DeviceSlots:
     def set_rows(self, rows: Tensor) -> None:
         """``rows`` int32 [R]: the slots that decode from now on."""
         self.rows[: len(rows)] = rows
+        self.rows[len(rows) :].fill_(self.dummy)
 
     def advance(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Counts one more token for each of ``rows`` (long [R]); returns its id and its length after it, int32 [R]."""
         lengths = self.length[rows] + 1
         self.length[rows] = lengths
+        self.length[self.dummy].zero_()
         return self.last_token[rows], lengths
 
     def cache_places(self, rows: Tensor, positions: Tensor, block_size: int) -> Tensor:

@@ -14,6 +14,7 @@ from runner.engine.attention.metadata import AttentionBatch
 from runner.engine.batch import BatchBuilder, Packet, Section, packet_capacity
 from runner.engine.device import Buffer, Device, Event
 from runner.engine.device_slots import DeviceSlots
+from runner.engine.graphs import DecodeGraphs
 from runner.engine.layers import StepContext
 from runner.engine.plan import StepPlan
 from runner.engine.sampler import SamplingState, Variant, bias_entries, load_sampler, needs_edits
@@ -45,6 +46,7 @@ class ModelRunner:
         config: SchedulerConfig,
         eos_ids: tuple[int, ...],
         vocab_size: int,
+        use_graphs: bool = False,
     ) -> None:
         self._model = model
         self._backend = backend
@@ -63,6 +65,7 @@ class ModelRunner:
         self._device_out = [device.device_buffer(f"device_out{i}", results) for i in range(_NUM_BUFFERS)]
         self._host_out = [device.host_buffer(f"host_out{i}", results) for i in range(_NUM_BUFFERS)]
         self._parity = 0
+        self._graphs = DecodeGraphs(self._decode, self._warm_up, config.max_num_seqs) if use_graphs else None
 
     def launch(self, plan: StepPlan, table: SlotTable) -> Launched:
         """Queues one step on the three streams and returns at once."""
@@ -98,33 +101,62 @@ class ModelRunner:
     @torch.inference_mode()
     def _run(self, step: _Step, data: Tensor, out: Tensor) -> None:
         """One step on the compute stream."""
-        packet = step.packet
         self._apply(step, data)
-        rows = self.slots.rows[: step.num_decode]
+        if step.packet.token_ids.count:
+            results = self._prefill(step, data)
+        elif self._graphs is not None and step.variant is not Variant.FULL:
+            results = self._graphs.replay(step.num_decode, step.variant)
+        else:
+            results = self._decode(step.num_decode, step.variant)
+        if step.num_sampled:
+            out[: step.num_sampled], out[step.num_sampled : 2 * step.num_sampled] = results
+
+    def _decode(self, num_rows: int, variant: Variant) -> tuple[Tensor, Tensor]:
+        """One token for each of the first ``num_rows`` rows: their (tokens, status), int32 [num_rows]."""
+        token_ids, batch, positions = self._decode_batch(num_rows)
+        logits = self._forward(token_ids, positions, batch, None)
+        assert batch.rows is not None and batch.decode_lens is not None
+        return self._sample(logits, batch.rows, batch.decode_lens, variant)
+
+    def _decode_batch(self, num_rows: int) -> tuple[Tensor, AttentionBatch, Tensor]:
+        """Advances the rows; their token ids, where their KV goes, and their positions."""
+        rows = self.slots.rows[:num_rows]
         token_ids, lengths = self.slots.advance(rows.long())
         positions = lengths - 1
-        places = self.slots.cache_places(rows.long(), positions, self._config.block_size)
         batch = AttentionBatch(
-            slot_mapping=places,
+            slot_mapping=self.slots.cache_places(rows.long(), positions, self._config.block_size),
             block_table=self.slots.block_table,
             block_size=self._config.block_size,
-            num_decode=step.num_decode,
+            num_decode=num_rows,
             rows=rows,
             decode_lens=lengths,
         )
-        keep, slots, sample_positions = None, rows, lengths
-        if packet.token_ids.count:
-            token_ids = torch.cat([token_ids, _take(data, packet.token_ids)])
-            positions = torch.cat([positions, _take(data, packet.positions)])
-            self._add_chunks(batch, packet, data)
-            keep = _take(data, packet.sampled)
-            slots, sample_positions = _take(data, packet.sampled_slots), _take(data, packet.sample_positions)
-        logits = self._forward(token_ids, positions, batch, keep)
-        if step.num_sampled:
-            tokens, status = self._sampler.sample(logits, slots, sample_positions, self._sampling, step.variant)
-            self.slots.last_token[slots.long()] = tokens
-            out[: step.num_sampled] = tokens
-            out[step.num_sampled : 2 * step.num_sampled] = status
+        return token_ids, batch, positions
+
+    def _prefill(self, step: _Step, data: Tensor) -> tuple[Tensor, Tensor]:
+        """A step with prompt chunks, behind decode rows if there are any."""
+        packet = step.packet
+        token_ids, batch, positions = self._decode_batch(step.num_decode)
+        token_ids = torch.cat([token_ids, _take(data, packet.token_ids)])
+        positions = torch.cat([positions, _take(data, packet.positions)])
+        self._add_chunks(batch, packet, data)
+        logits = self._forward(token_ids, positions, batch, _take(data, packet.sampled))
+        if not step.num_sampled:
+            return logits.new_empty(0), logits.new_empty(0)
+        slots, sample_positions = _take(data, packet.sampled_slots), _take(data, packet.sample_positions)
+        return self._sample(logits, slots, sample_positions, step.variant)
+
+    def _sample(self, logits: Tensor, slots: Tensor, positions: Tensor, variant: Variant) -> tuple[Tensor, Tensor]:
+        tokens, status = self._sampler.sample(logits, slots, positions, self._sampling, variant)
+        self.slots.last_token[slots.long()] = tokens
+        return tokens, status
+
+    def _warm_up(self, num_rows: int, variant: Variant) -> None:
+        """Runs a decode step on padding rows alone, in stream order: nobody's state changes."""
+        kept = self.slots.rows.clone()
+        self.slots.rows.fill_(self.slots.dummy)
+        self._decode(num_rows, variant)
+        self.slots.rows.copy_(kept)
 
     def _apply(self, step: _Step, data: Tensor) -> None:
         """Brings the slot state up to date with what the host decided for this step."""

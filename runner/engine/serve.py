@@ -13,8 +13,9 @@ import time
 import traceback
 from multiprocessing.connection import Connection
 
-from runner.engine.build import EngineSettings, build_core
+from runner.engine.build import build_core
 from runner.engine.core import EngineCore
+from runner.engine.settings import EngineSettings
 from runner.engine.wire import Abort, Close, Failed, Progress, Ready, Submit
 from runner.errors import RunnerError
 from runner.types import Sample

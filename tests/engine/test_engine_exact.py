@@ -14,7 +14,7 @@ from tiny_models import EOS_TOKEN_ID, families, tiny_model
 from runner.config import EngineConfig
 from runner.engine.build import core_over
 from runner.engine.core import EngineCore
-from runner.engine.device import CpuDevice
+from runner.engine.device import CpuDevice, CudaDevice
 from runner.types import EngineRequest, FinishReason, SamplingParams
 
 MAX_TOKENS = 24
@@ -44,6 +44,13 @@ def make_core(family: str, **engine: object) -> EngineCore:
     defaults = {"max_num_seqs": 8, "max_num_batched_tokens": 256, "num_kv_blocks": 64, "max_model_len": 128}
     config = EngineConfig(**{**defaults, **engine})
     return core_over(tiny_model(family), config, CpuDevice(), eos_ids=(EOS_TOKEN_ID,), context=512)
+
+
+def make_cuda_core(family: str, dtype: torch.dtype = torch.float32, **engine: object) -> EngineCore:
+    defaults = {"max_num_seqs": 8, "max_num_batched_tokens": 256, "num_kv_blocks": 64, "max_model_len": 128}
+    config = EngineConfig(**{**defaults, **engine})
+    model = tiny_model(family).to("cuda", dtype)
+    return core_over(model, config, CudaDevice(), eos_ids=(EOS_TOKEN_ID,), context=512)
 
 
 def requests_for(prompts: list[list[int]], max_tokens: int = MAX_TOKENS) -> list[EngineRequest]:
@@ -134,4 +141,43 @@ def test_penalties_follow_the_sequence_through_preemption() -> None:
         core.add([EngineRequest(i, p, params, seeds=(i,)) for i, p in enumerate(prompts)])
         answers.append(finish(core))
         assert (core.stats().preemptions > 0) == (num_kv_blocks == 20)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("enforce_eager", [True, False])
+@pytest.mark.parametrize("family", families())
+def test_the_gpu_gives_what_generate_gives_on_a_cpu(family: str, enforce_eager: bool) -> None:
+    prompts = prompts_of(1, 10)
+    for async_batching in (True, False):
+        core = make_cuda_core(family, async_batching=async_batching, enforce_eager=enforce_eager)
+        core.add(requests_for(prompts))
+        answers = finish(core)
+        for i, prompt in enumerate(prompts):
+            assert tuple(answers[i, 0]) == expected_answer(family, tuple(prompt), MAX_TOKENS), prompt
+
+
+@pytest.mark.gpu
+def test_the_gpu_preempts_hits_prefixes_and_cuts_prompts_without_a_trace() -> None:
+    prompts = prompts_of(1, 10)
+    prompts = [prompts[0][:40] + p for p in prompts]
+    for mixed_prefill in (True, False):
+        core = make_cuda_core("llama", mixed_prefill=mixed_prefill, num_kv_blocks=12, max_num_batched_tokens=33)
+        core.add(requests_for(prompts))
+        answers = finish(core)
+        assert core.stats().preemptions
+        assert core.stats().cached_tokens
+        for i, prompt in enumerate(prompts):
+            assert tuple(answers[i, 0]) == expected_answer("llama", tuple(prompt), MAX_TOKENS), prompt
+
+
+@pytest.mark.gpu
+def test_the_gpu_draws_what_the_cpu_draws() -> None:
+    prompts = prompts_of(5, 12)
+    params = SamplingParams(max_tokens=MAX_TOKENS, temperature=0.8, top_p=0.95)
+    requests = [EngineRequest(i, p, params, (100 * i,)) for i, p in enumerate(prompts)]
+    answers = []
+    for core in (make_core("llama"), make_cuda_core("llama")):
+        core.add(requests)
+        answers.append(finish(core))
     assert answers[0] == answers[1]

@@ -153,9 +153,8 @@ class CpuDevice(Device):
     def __init__(self) -> None:
         self.torch_device = torch.device("cpu")
         self._checker = _Checker()
-        self.h2d = CpuStream("h2d", self._checker)
-        self.compute = CpuStream("compute", self._checker)
-        self.d2h = CpuStream("d2h", self._checker)
+        self._streams = [CpuStream(name, self._checker) for name in ("h2d", "compute", "d2h")]
+        self.h2d, self.compute, self.d2h = self._streams
 
     def host_buffer(self, name: str, size: int) -> CpuBuffer:
         return self._buffer(name, size)
@@ -164,12 +163,12 @@ class CpuDevice(Device):
         return self._buffer(name, size)
 
     def synchronize(self) -> None:
-        for stream in (self.h2d, self.compute, self.d2h):
+        for stream in self._streams:
             stream.drain()
             _join(self._checker.tick(_HOST), self._checker.clocks.get(stream.name, {}))
 
     def discard(self) -> None:
-        for stream in (self.h2d, self.compute, self.d2h):
+        for stream in self._streams:
             stream.clear()
         self.synchronize()
 

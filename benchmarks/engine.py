@@ -1,0 +1,91 @@
+# ruff: noqa: E402 - the project is imported from this checkout, once sys.path says so
+"""The bare engine on one workload after another, in this process: one JSON line each.
+
+    python benchmarks/engine.py 8b seed32 mixed512 [engine.key=value ...]
+
+Random weights of the given shape, bf16, end-of-sequence ignored. ``seconds`` is from the first step to the last
+result. Needs a GPU for the large shapes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+import yaml
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent)]
+
+from workloads import SHAPES, WORKLOADS, Item
+
+from runner.config import Device, EngineConfig, LoadFormat, ModelSettings
+from runner.engine.build import build_core
+from runner.engine.core import EngineCore
+from runner.engine.settings import EngineSettings
+from runner.models import resolve_model
+from runner.types import EngineRequest, SamplingParams
+
+
+def main(shape: str, *words: str) -> None:
+    options = dict(word.removeprefix("engine.").split("=") for word in words if "=" in word)
+    config = EngineConfig(**{key: yaml.safe_load(value) for key, value in options.items()})
+    started = time.perf_counter()
+    core = build(shape, config)
+    run(core, WORKLOADS["warm"]())
+    say(event="ready", seconds=round(time.perf_counter() - started, 1), kv_blocks=core.scheduler.config.num_blocks)
+    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name in options}
+    for name in (word for word in words if "=" not in word):
+        items = WORKLOADS[name]()
+        before = core.stats().steps, core.stats().preemptions
+        seconds = run(core, items)
+        tokens = sum(item.num_outputs for item in items)
+        say(
+            engine="ours",
+            shape=shape,
+            workload=name,
+            seconds=round(seconds, 2),
+            tokens=tokens,
+            tokens_per_second=round(tokens / seconds, 1),
+            steps=core.stats().steps - before[0],
+            preemptions=core.stats().preemptions - before[1],
+            settings=settings,
+            gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        )
+
+
+def build(shape: str, config: EngineConfig) -> EngineCore:
+    folder = Path(tempfile.mkdtemp())
+    (folder / "config.json").write_text(json.dumps(SHAPES[shape]))
+    settings = ModelSettings(path=str(folder), device=Device.auto, load_format=LoadFormat.dummy)
+    return build_core(EngineSettings(resolve_model(settings), settings, config))
+
+
+def run(core: EngineCore, items: list[Item]) -> float:
+    """Seconds for all items; checks that each got its tokens."""
+    requests = [EngineRequest(i, item.prompt, exactly(item.num_outputs), (i,)) for i, item in enumerate(items)]
+    started = time.perf_counter()
+    core.add(requests)
+    lengths = {}
+    while core.has_work:
+        lengths |= {sample.request_id: len(sample.token_ids) for sample in core.step()}
+    seconds = time.perf_counter() - started
+    core.check_drained()
+    assert lengths == {i: item.num_outputs for i, item in enumerate(items)}, "a row did not get its tokens"
+    return seconds
+
+
+def exactly(num_tokens: int) -> SamplingParams:
+    return SamplingParams(max_tokens=num_tokens, temperature=0.0, ignore_eos=True)
+
+
+def say(**values: object) -> None:
+    print(json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,65 @@
+"""CUDA graphs of decode steps: one a batch size and sampler variant, captured when first needed, sharing one pool."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from runner.engine.sampler import Variant
+
+Body = Callable[[int, Variant], tuple[Tensor, Tensor]]
+
+_FINE_STEP, _FINE_UP_TO = 8, 256
+_COARSE_STEP = 16
+
+
+def graph_sizes(max_num_seqs: int) -> list[int]:
+    """Batch sizes worth a graph of their own: every eighth row costs less than what doubling would pad."""
+    fine = range(_FINE_STEP, min(max_num_seqs, _FINE_UP_TO) + 1, _FINE_STEP)
+    coarse = range(_FINE_UP_TO + _COARSE_STEP, max_num_seqs + 1, _COARSE_STEP)
+    return sorted({*(size for size in (1, 2, 4) if size <= max_num_seqs), *fine, *coarse, max_num_seqs})
+
+
+class DecodeGraphs:
+    """Replays ``body(num_rows, variant) -> (tokens, status)``, int32 [num_rows] each, from graphs.
+
+    ``body`` reads and writes memory of fixed addresses only, and may be run with padding rows. ``warm_up`` runs it
+    once for real on padding rows, so that no kernel is compiled while a graph is captured.
+    """
+
+    def __init__(self, body: Body, warm_up: Callable[[int, Variant], None], max_num_seqs: int) -> None:
+        self._body = body
+        self._warm_up = warm_up
+        self._sizes = graph_sizes(max_num_seqs)
+        self._graphs: dict[tuple[int, Variant], tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def size_for(self, num_rows: int) -> int:
+        """The padded batch size that serves ``num_rows``."""
+        return self._sizes[bisect.bisect_left(self._sizes, num_rows)]
+
+    def replay(self, num_rows: int, variant: Variant) -> tuple[Tensor, Tensor]:
+        """Runs the step on the current stream; the results hold ``num_rows`` rows and live until the next replay."""
+        key = self.size_for(num_rows), variant
+        if key not in self._graphs:
+            self._graphs[key] = self._capture(*key)
+        graph, (tokens, status) = self._graphs[key]
+        graph.replay()
+        return tokens[:num_rows], status[:num_rows]
+
+    def forget(self) -> None:
+        """Drops all graphs: memory that they refer to has moved."""
+        self._graphs.clear()
+
+    def _capture(self, size: int, variant: Variant) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
+        self._warm_up(size, variant)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may call CUDA meanwhile, as the sender of results does not, but a profiler may.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
+        ):
+            results = self._body(size, variant)
+        return graph, results

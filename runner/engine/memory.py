@@ -1,0 +1,118 @@
+"""How many KV blocks fit: measured, not guessed."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from runner.config import EngineConfig
+from runner.engine.attention import AttentionBackend, AttentionBatch, AttentionSpec
+from runner.engine.layers import StepContext
+from runner.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+Step = tuple[Tensor, Tensor, Tensor, AttentionBatch]  # token ids, positions, places to sample from, batch
+_MARGIN_BYTES = 512 << 20  # graphs' own structures, kernels that are loaded late, fragmentation
+
+
+def block_bytes(specs: list[AttentionSpec], block_size: int, dtype: torch.dtype) -> int:
+    """Bytes of one KV block over all layers."""
+    return sum(s.num_kv_heads * (s.head_dim + s.value_dim) for s in specs) * dtype.itemsize * block_size
+
+
+def cpu_blocks(engine: EngineConfig, bytes_per_block: int) -> int:
+    return int(engine.cpu_kv_cache_gib * 2**30) // bytes_per_block
+
+
+def cuda_blocks(
+    model: PreTrainedModel,
+    backend: AttentionBackend,
+    context: StepContext,
+    engine: EngineConfig,
+    max_model_len: int,
+    bytes_per_block: int,
+    device: torch.device,
+) -> int:
+    """Runs the largest prefill and the largest decode step, and gives what they leave of the card to the cache.
+
+    The layers must be bound to caches of at least one block. Raises ConfigError when not one sequence fits.
+    """
+    decode = min(engine.max_num_seqs, engine.max_num_batched_tokens)
+    peak = _peak_bytes(model, backend, context, _largest_prefill(engine, max_model_len, device), device)
+    # Decode steps run from graphs, whose memory is a pool of its own.
+    peak += _peak_bytes(model, backend, context, _rows(decode, engine.block_size, device), device)
+    free, total = torch.cuda.mem_get_info(device)
+    budget = free - int((1 - engine.gpu_memory_utilization) * total) - peak - _MARGIN_BYTES
+    blocks = budget // bytes_per_block
+    if blocks * engine.block_size < min(max_model_len, engine.max_num_batched_tokens):
+        raise ConfigError(
+            f"engine.gpu_memory_utilization={engine.gpu_memory_utilization}: {free / 2**30:.1f} GiB are free beside "
+            f"the weights, steps need {peak / 2**30:.1f}, and too little is left for the KV cache; raise it, lower "
+            "engine.max_num_batched_tokens or choose a smaller model"
+        )
+    log.info("KV cache: %d blocks of %d tokens, %.1f GiB", blocks, engine.block_size, blocks * bytes_per_block / 2**30)
+    return blocks
+
+
+def _peak_bytes(
+    model: PreTrainedModel, backend: AttentionBackend, context: StepContext, step: Step, device: torch.device
+) -> int:
+    """What one step takes beside weights and cache."""
+    token_ids, positions, keep, batch = step
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    with torch.inference_mode():
+        context.batch = batch
+        backend.plan(batch)
+        logits = model(
+            input_ids=token_ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=keep
+        ).logits
+        logits.argmax(-1)
+        context.batch = None
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device) - before
+    del logits
+    torch.cuda.empty_cache()
+    return peak
+
+
+def _largest_prefill(engine: EngineConfig, max_model_len: int, device: torch.device) -> Step:
+    """max_num_batched_tokens fresh tokens, all written to block 0."""
+    tokens = engine.max_num_batched_tokens
+    count = max(1, -(-tokens // max_model_len))
+    ends = torch.linspace(0, tokens, count + 1, device=device).int()
+    lens = ends.diff()
+    ids = torch.zeros(tokens, dtype=torch.long, device=device)
+    batch = AttentionBatch(
+        slot_mapping=torch.zeros(tokens, dtype=torch.long, device=device),
+        block_table=torch.zeros(count, 1, dtype=torch.int32, device=device),
+        block_size=engine.block_size,
+        num_prefill=count,
+        prefill_rows=torch.arange(count, dtype=torch.int32, device=device),
+        cu_seqlens_q=ends,
+        seq_lens=lens,
+        max_seqlen_q=int(lens.max()),
+        max_seqlen_k=int(lens.max()),
+        fresh=True,
+    )
+    return ids, ids, torch.arange(min(engine.max_num_seqs, tokens), device=device), batch
+
+
+def _rows(count: int, block_size: int, device: torch.device) -> Step:
+    """``count`` decode rows of one token each, all in block 0."""
+    ids = torch.zeros(count, dtype=torch.long, device=device)
+    batch = AttentionBatch(
+        slot_mapping=ids,
+        block_table=torch.zeros(1, 1, dtype=torch.int32, device=device),
+        block_size=block_size,
+        num_decode=count,
+        rows=ids.int(),
+        decode_lens=torch.ones(count, dtype=torch.int32, device=device),
+    )
+    return ids, ids, torch.arange(count, device=device), batch
