@@ -138,3 +138,12 @@ def test_a_line(name: str, tmp_path: Path, tokenizer: TextTokenizer) -> None:
         assert errors[0].raw and len(errors[0].raw) <= 4096
     else:
         assert errors[0].source is not None
+
+
+def test_lines_cannot_complete_one_another(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    """Three lines that are three objects only when joined, each with the joint that it would need."""
+    for joint in (b",", b",0,"):
+        file = tmp_path / "rows.jsonl"
+        file.write_bytes(b'{"a": 1}' + joint + b'{"b": 2}\n{"x": [{}\n{}]}\n')
+        rows, _, _ = run_all(file, tokenizer)
+        assert [getattr(row, "code", None) for row in rows] == ["invalid_json"] * 3

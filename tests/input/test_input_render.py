@@ -161,6 +161,12 @@ def test_a_row_of_several_samples_stands_for_all_of_them(tokenizer: TextTokenize
     assert (long.code, long.num_samples) == ("prompt_too_long", 4)
 
 
+def test_a_clamped_answer_keeps_its_minimum_within_the_room(tokenizer: TextTokenizer) -> None:
+    row = {"prompt": "z" * 39, "sampling_params": {"min_tokens": 15}}
+    sampling = request(render(tokenizer, row, max_model_len=50, chat=False)[0]).sampling
+    assert (sampling.max_tokens, sampling.min_tokens) == (10, 10)
+
+
 def batch_line(body: Any, url: str = "/v1/chat/completions", method: str = "POST") -> dict[str, Any]:
     return {"custom_id": "a", "method": method, "url": url, "body": body}
 
