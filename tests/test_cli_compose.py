@@ -12,6 +12,7 @@ from runner.cli.compose import CONF, compose, presets
 from runner.cli.keys import groups, known_keys
 from runner.config import EngineKind, RunnerConfig
 from runner.errors import ConfigError
+from runner.text import resolve_sampling
 
 GENERATE = ("job=generate", "input.path=rows.jsonl")
 
@@ -61,7 +62,8 @@ def test_the_folder_is_named_after_the_job() -> None:
 
 
 def test_backslash_n_in_a_stop_string_is_a_newline() -> None:
-    assert compose([*GENERATE, r'sampling.stop=["\n\n","User:"]']).sampling.stop == ["\n\n", "User:"]
+    config = compose([*GENERATE, r'sampling.stop=["\n\n","User:"]'])
+    assert resolve_sampling(config.sampling, {}).stop == ("\n\n", "User:")
 
 
 def test_free_form_keys_need_no_plus() -> None:

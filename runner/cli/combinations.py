@@ -9,6 +9,7 @@ from typing import Any
 
 from runner.config import EngineKind, KeepPrompt, LoadFormat, RunnerConfig
 from runner.errors import ConfigError
+from runner.text import resolve_sampling
 
 _REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 _PARTITION = re.compile(r"(\d+)/(\d+)")
@@ -32,16 +33,6 @@ class Range:
 
 RANGES = {
     "input.limit": Range(0),
-    "sampling.max_tokens": Range(1),
-    "sampling.min_tokens": Range(0),
-    "sampling.temperature": Range(0),
-    "sampling.top_p": Range(0, 1, above=True),
-    "sampling.top_k": Range(-1),
-    "sampling.min_p": Range(0, 1),
-    "sampling.n": Range(1),
-    "sampling.repetition_penalty": Range(0, above=True),
-    "sampling.presence_penalty": Range(-2, 2),
-    "sampling.frequency_penalty": Range(-2, 2),
     "engine.max_num_seqs": Range(1),
     "engine.max_num_batched_tokens": Range(1),
     "engine.max_model_len": Range(1),
@@ -58,6 +49,7 @@ RANGES = {
 
 def check_combinations(config: RunnerConfig) -> None:
     """Raises ConfigError with the first value or combination that cannot work."""
+    resolve_sampling(config.sampling, {})  # the same rules that hold for a row's own sampling_params
     for problem in _problems(config):
         raise ConfigError(problem)
 
@@ -66,7 +58,6 @@ def _problems(config: RunnerConfig) -> Iterator[str]:
     yield from _ranges(config)
     yield from _job(config)
     yield from _model(config)
-    yield from _sampling(config)
     yield from _engine(config)
     yield from _output(config)
     yield from _partition(config)
@@ -104,16 +95,6 @@ def _model(config: RunnerConfig) -> Iterator[str]:
         yield "model.trust_remote_code=true: runs the repository's code, so pin it with model.revision=COMMIT"
     if model.adapter is not None and model.load_format is LoadFormat.dummy:
         yield f"model.adapter={model.adapter}: has no meaning over random weights (model.load_format=dummy)"
-
-
-def _sampling(config: RunnerConfig) -> Iterator[str]:
-    sampling = config.sampling
-    if sampling.min_tokens > sampling.max_tokens:
-        yield f"sampling.min_tokens={sampling.min_tokens}: more than sampling.max_tokens={sampling.max_tokens}"
-    if sampling.temperature == 0 and sampling.n > 1:
-        yield f"sampling.n={sampling.n}: {sampling.n} equal answers at sampling.temperature=0; use n=1 or a temperature"
-    if "" in sampling.stop:
-        yield "sampling.stop: an empty stop string would end every answer at once"
 
 
 def _engine(config: RunnerConfig) -> Iterator[str]:

@@ -108,8 +108,7 @@ def _to_dataclasses(tree: DictConfig) -> RunnerConfig:
 
 
 def _fill_in(config: RunnerConfig) -> None:
-    r"""The defaults that hang on other settings, and the two characters \n that a shell makes of a newline."""
-    config.sampling.stop = [text.replace("\\n", "\n") for text in config.sampling.stop]
+    """What hangs on other settings or on where this program lies."""
     config.input.path = _in_package(config.input.path)
     if config.output.dir is None:
         config.output.dir = f"outputs/{config.job.name}"
