@@ -209,10 +209,12 @@ class Output:
             if self._writer and not self._writer.has_failed:
                 self._writer.flush()
         finally:
-            self._stop()
-            if self._lock is not None:
-                self._lock.release()
-                self._lock = None
+            try:
+                self._stop()
+            finally:
+                if self._lock is not None:
+                    self._lock.release()
+                    self._lock = None
 
     def _stop(self) -> None:
         """Ends the writer; its files are closed and nothing more is synced."""

@@ -22,7 +22,10 @@ from runner.output.shards import check_part
 
 
 def new_attempt(folder: Folder, partition: tuple[int, int]) -> int:
-    """A number that no earlier attempt on this folder had: whatever this one writes is named by it."""
+    """A number that no earlier attempt on this folder had: whatever this one writes is named by it.
+
+    Its marker is not synced: a power cut that takes it takes the attempt too, and what that wrote is counted.
+    """
     disk, layout = folder.disk, folder.layout
     used = [0, *(commit.attempt for commit in folder.commits.values())]
     used += [int(name.partition(".")[0]) for name in disk.names(layout.attempts)]
@@ -31,10 +34,11 @@ def new_attempt(folder: Folder, partition: tuple[int, int]) -> int:
     number = max(used) + 1
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "partition": f"{partition[0]}/{partition[1]}"}
     path = layout.attempt(number)
-    while disk.size(path) is not None:
-        number += 1
-        path = layout.attempt(number)
-    disk.write_synced(path, json.dumps(holder).encode())
+    fd = disk.create(path, exclusive=True)
+    try:
+        disk.write(fd, path, json.dumps(holder).encode())
+    finally:
+        disk.close(fd, path)
     return number
 
 
