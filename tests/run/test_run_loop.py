@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.echo import EchoEngine, EchoTokenizer
-from runner.errors import BudgetError, EngineError
+from runner.errors import BudgetError, ConfigError, EngineError
 from runner.report.progress import Progress
 from runner.run.budget import ErrorBudget
 from runner.run.finishing import Finisher
@@ -133,6 +133,29 @@ def test_too_many_errors_end_the_run() -> None:
     with pytest.raises(BudgetError, match=r"output.max_error_rate=0.1: 3 of"):
         make_loop(writer, 100, bad=frozenset({1, 2, 3}), max_rate=0.1).run()
     assert len(writer.results) < 100
+
+
+def test_the_error_budget_waits_for_enough_rows() -> None:
+    writer = Memory()
+    assert make_loop(writer, 9, bad=frozenset({1, 2, 3}), max_rate=0.1).run()
+    assert len(writer.results) == 9
+
+
+class Undeclared(PlainJob):
+    def parse(self, row: dict[str, Any], completion: Completion) -> dict[str, Any] | None:
+        raise ConfigError("parse returned a column that is not declared")
+
+
+def test_a_job_that_cannot_work_at_all_ends_the_run() -> None:
+    with pytest.raises(ConfigError, match="not declared"):
+        make_loop(Memory(), 5, job=Undeclared()).run()
+
+
+def test_one_crash_condemns_no_row_even_if_it_was_alone() -> None:
+    engines = [Fragile(frozenset({b"row 0"})), EchoEngine()]
+    writer = Memory()
+    assert make_loop(writer, 1, factory=lambda: engines.pop(0)).run()
+    assert writer.texts() == {0: ["row 0"]}
 
 
 def test_a_crash_loses_nothing_and_costs_no_row() -> None:
