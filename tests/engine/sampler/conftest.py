@@ -17,13 +17,16 @@ def device() -> str:
 
 
 @pytest.fixture(params=["torch", "triton"])
-def sampler(request: pytest.FixtureRequest):
+def sampler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     from runner.engine.sampler.torch_sampler import TorchSampler
 
     if request.param == "torch":
         return TorchSampler()
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
-    from runner.engine.sampler.triton_sampler import TritonSampler
+    from runner.engine.sampler import triton_sampler
 
-    return TritonSampler()
+    if DEVICE == "cpu":  # the interpreter's time goes with the size of a tile, full or not
+        for name, size in {"LOGPROBS_TILE": 128, "SURVEY_TILE": 256, "FLOOR_TILE": 256, "CANDIDATES": 64}.items():
+            monkeypatch.setattr(triton_sampler, name, size)
+    return triton_sampler.TritonSampler()

@@ -55,17 +55,17 @@ def test_pieces_do_not_show(programs: int, device: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(triton_sampler, "PROGRAMS", programs)
     vocab = 4 * triton_sampler.CHOOSE_TILE + 17
     logits = torch.randn(3, vocab, generator=torch.Generator().manual_seed(1))
-    logits[2, [vocab - 1, vocab - 2]] = 20.0
+    tie = [5, 5 + triton_sampler.CHOOSE_TILE, vocab - 1]  # the first two meet in one lane of a program
+    logits[2, tie] = 20.0
     params = [SamplingParams(temperature=0), SamplingParams(temperature=3.0), SamplingParams(temperature=0)]
     expected, _ = draw(TorchSampler(), logits, state_of(params, vocab))
     tokens, _ = draw(triton_sampler.TritonSampler(), logits.to(device), state_of(params, vocab, device=device))
     assert tokens.tolist() == expected.tolist()
-    assert tokens[2] == vocab - 2
+    assert tokens[2] == 5
 
 
-@pytest.mark.parametrize("candidates", [1, 2, 8, 16])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_floors_equal_torch(candidates: int, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("candidates", [1, 8, 16])
+def test_floors_equal_torch(candidates: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept sets that lie in the candidates, reach below them, and tie at their edge."""
     monkeypatch.setattr(triton_sampler, "GROUP", 4)
     monkeypatch.setattr(triton_sampler, "CANDIDATES", candidates)
@@ -80,13 +80,12 @@ def test_floors_equal_torch(candidates: int, dtype: torch.dtype, device: str, mo
     logits[1::4] = logits[1::4].round()
     logits[2::4, 10:60] = float("-inf")
     logits[3::4] = 1.0
-    logits = logits.to(dtype)
     inputs = (logits.to(device), *(torch.arange(len(params), dtype=torch.int32, device=device),) * 2)
     floors = torch.empty(len(params), device=device)
     static = {"VOCAB": 70, "HAS_COUNTS": False, "HAS_BIAS": False}
     triton_sampler._find_floors((*inputs, *(state.words,) * 3), floors, static)
     rows = state.words.cpu().numpy().view(ROW)[:, 0]
-    for row, x in enumerate(logits.float()):
+    for row, x in enumerate(logits):
         kept = x >= floors[row].item()
         assert torch.equal(kept | x.isinf(), (x >= kept_floor(x, rows[row])) | x.isinf()), (row, params[row])
 
