@@ -123,6 +123,14 @@ class Disk:
         with _refusal(path):
             return path.read_bytes()
 
+    def read_if_there(self, path: Path) -> bytes | None:
+        """The file's content, None when there is no such file (any more)."""
+        with _refusal(path):
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                return None
+
     def size(self, path: Path) -> int | None:
         """The file's size in bytes, None when there is no such file."""
         with _refusal(path):
@@ -157,6 +165,20 @@ class Disk:
         temp = temp_name(scratch / path.name)
         self.write_synced(temp, data)
         self.rename(temp, path)
+
+    def claim(self, path: Path, data: Bytes) -> bool:
+        """Takes a name for good; False when it is taken. Not durable."""
+        try:
+            fd = self.create(path, exclusive=True)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                return False
+            raise
+        try:
+            self.write(fd, path, data)
+        finally:
+            self.close(fd, path)
+        return True
 
     def create_once(self, path: Path, data: Bytes) -> bool:
         """Writes a file that may come to be only once; False when another writer was first.

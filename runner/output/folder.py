@@ -84,7 +84,12 @@ class Folder:
             self.disk.sync_dir(self.layout.root / kind)
 
     def write_card(self) -> None:
-        """Replaces the card by one for the commits known here. Its name is not yet durable."""
+        """Replaces the card by one for the commits known here. Its name is not yet durable.
+
+        A folder that is done has its last card: a writer that was stopped and wakes up must not go back.
+        """
+        if self.disk.size(self.layout.success) is not None:
+            return
         has_errors = any(part_index(name) is not None for name in self.disk.names(self.layout.root / ERRORS))
         card = render_card(self.job.name, str(self.layout.root), self._digest.hex(), has_errors=has_errors)
         self.disk.replace(self.layout.card, card, self.layout.hidden)

@@ -128,7 +128,7 @@ class Output:
         folder.retract_success()
         sweep_stage(folder)
         ranges = open_ranges(folder, self._own(), spec.num_rows)
-        journals = replay(folder, ranges)
+        journals = replay(folder, ranges, spec.partition)
         with guard(folder.layout):
             folder.write_card()
         for item in ranges.values():

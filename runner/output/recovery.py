@@ -32,13 +32,9 @@ def new_attempt(folder: Folder, partition: tuple[int, int]) -> int:
     used += [int(name) for name in disk.names(layout.stage)]
     used += [key[0] for name in disk.names(layout.journals) if (key := journal_key(name))]
     number = max(used) + 1
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "partition": f"{partition[0]}/{partition[1]}"}
-    path = layout.attempt(number)
-    fd = disk.create(path, exclusive=True)
-    try:
-        disk.write(fd, path, json.dumps(holder).encode())
-    finally:
-        disk.close(fd, path)
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "partition": _shown(partition)}
+    while not disk.claim(layout.attempt(number), json.dumps(holder).encode()):
+        number += 1
     return number
 
 
@@ -111,26 +107,32 @@ def _committed_tables(folder: Folder, commit: Commit) -> tuple[pa.Table, pa.Tabl
     return tables[DATA], tables.get(ERRORS)
 
 
-def replay(folder: Folder, ranges: dict[int, OpenRange]) -> dict[Path, set[int]]:
+def replay(folder: Folder, ranges: dict[int, OpenRange], partition: tuple[int, int]) -> dict[Path, set[int]]:
     """Gives the open ranges every journalled row that they lack; of a row that is there twice the first counts.
 
-    Returns the journals, each with the ranges without a commit that it holds rows of.
+    Returns the journals that this run may drop, each once its ranges are committed: those of its own
+    partition, whose lock it holds. The others' writers may be alive.
     """
     disk, layout = folder.disk, folder.layout
     schema = journal_schema(folder)
-    journals: dict[Path, set[int]] = {}
+    own: dict[Path, set[int]] = {}
     for name in disk.names(layout.journals):
-        if journal_key(name) is not None:
-            path = layout.journals / name
-            journals[path] = set()
-            for batch in read_journal(disk, path, schema):
-                journals[path] |= _restore(folder, ranges, batch)
-            if journals[path]:
-                disk.sync_again(path)
-    return journals
+        key = journal_key(name)
+        if key is None:
+            continue
+        path = layout.journals / name
+        needed: set[int] = set()
+        for batch in read_journal(disk, path, schema):
+            needed |= _restore(folder, ranges, batch)
+        if needed:
+            disk.sync_again(path)
+        if _partition_of(folder, key[0]) == _shown(partition):
+            own[path] = needed
+    return own
 
 
 def _restore(folder: Folder, ranges: dict[int, OpenRange], batch: pa.RecordBatch) -> set[int]:
+    """Returns the open ranges that the batch holds rows of."""
     size = folder.job.rows_per_shard
     row_ids: list[int] = batch.column(0).to_pylist()
     wanted = []
@@ -139,5 +141,17 @@ def _restore(folder: Folder, ranges: dict[int, OpenRange], batch: pa.RecordBatch
         wanted.append(item is not None and item.lacks(row_id))
     for index, entries in decode(select(batch, wanted), folder.columns, size).items():
         ranges[index].add(entries, folder.columns)
-    held = {row_id // size for row_id in row_ids}
-    return {index for index in held if index in ranges or index not in folder.commits}
+    return {row_id // size for row_id in row_ids}.intersection(ranges)
+
+
+def _partition_of(folder: Folder, attempt: int) -> str | None:
+    """Whose attempt it was; None when a power cut took its marker."""
+    marker = folder.disk.read_if_there(folder.layout.attempt(attempt))
+    try:
+        return json.loads(marker or b"{}").get("partition")
+    except (ValueError, AttributeError):
+        return None
+
+
+def _shown(partition: tuple[int, int]) -> str:
+    return f"{partition[0]}/{partition[1]}"
