@@ -101,3 +101,6 @@ def test_a_reused_row_forgets_the_bias() -> None:
     state.retire(0)
     state.load_edits(0, SamplingParams(presence_penalty=1.0), EMPTY, EMPTY, NO_BIAS)
     assert not state.edits.bias[state.edit_row[0]].any()
+    for token in (3, 4):
+        state.load_edits(0, biased, EMPTY, EMPTY, (np.array([token]), np.array([2.0], dtype=np.float32)))
+    assert state.edits.bias[state.edit_row[0]].nonzero().tolist() == [[4]]
