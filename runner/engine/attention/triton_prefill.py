@@ -29,7 +29,7 @@ class PrefillConfig:
 def choose_prefill_config(spec: AttentionSpec, dtype: torch.dtype) -> PrefillConfig:
     """What fits the chip; float32 has no tensor cores and wide heads little room."""
     if dtype == torch.float32:
-        return PrefillConfig(block_m=max(32, triton.next_power_of_2(spec.group)), block_n=32, num_warps=4, num_stages=2)
+        return PrefillConfig(block_m=32, block_n=16, num_warps=8, num_stages=2)
     if max(spec.head_dim, spec.value_dim) > 128:
         return PrefillConfig(num_stages=2)
     return PrefillConfig()
