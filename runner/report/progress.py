@@ -116,15 +116,20 @@ class Progress:
             logger.info("%d/%d rows, %s", self._done + self._rows, self._total, text)
             return
         self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(self._done + self._rows - self._bar.n)
+        self._paint(self._bar)
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.update(self._done + self._rows - self._bar.n)
+            self._paint(self._bar)
             self._bar.close()
 
+    def _paint(self, bar: tqdm) -> None:
+        """Not tqdm's own update, which draws nothing while no row has finished."""
+        bar.n = self._done + self._rows
+        bar.refresh()
+
     def _open_bar(self) -> tqdm:
-        layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} rows {elapsed} {postfix}"
+        layout = "{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} rows, {elapsed}{postfix}"
         return tqdm(
             total=self._total, initial=self._done, file=self._stream, dynamic_ncols=True, bar_format=layout, leave=True
         )
