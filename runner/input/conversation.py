@@ -124,11 +124,22 @@ def _batch_sampling(body: dict[str, Any]) -> dict[str, Any]:
 
 def as_object(value: Any, name: str) -> dict[str, Any]:
     """An object, or the JSON text of one."""
-    if isinstance(value, str):
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError as error:
-            raise PromptError("malformed_request", f"{name} is text but no JSON ({error})") from None
+    value = _parsed(value, name)
     if not isinstance(value, dict):
         raise PromptError("malformed_request", f"{name} must be an object")
     return value
+
+
+def as_list(value: Any, name: str) -> list[Any]:
+    """A list, or the JSON text of one."""
+    value = _parsed(value, name)
+    if not isinstance(value, list):
+        raise PromptError("malformed_messages", f"{name} must be a list")
+    return value
+
+
+def _parsed(value: Any, name: str) -> Any:
+    try:
+        return orjson.loads(value) if isinstance(value, str) else value
+    except orjson.JSONDecodeError as error:
+        raise PromptError("malformed_request", f"{name} is text but no JSON ({error})") from None

@@ -19,7 +19,7 @@ from runner.config import InputConfig
 from runner.errors import ConfigError
 from runner.input.files import Identity, expand, identify
 from runner.input.formats import FORMATS, format_of
-from runner.input.schema import Observed, decode_schema, encode_schema, unite
+from runner.input.schema import Observed, decode_schema, encode_schema, is_json_text, unite
 
 Progress = Callable[[int, int, int], None]
 """Called with (rows so far, bytes so far, bytes in all)."""
@@ -101,7 +101,7 @@ def extend_inventory(
     files, schema = _scan(new_files, config, limit, progress)
     for field in schema:
         position = recorded.schema.get_field_index(field.name)
-        if position < 0 or not _fits(field.type, recorded.schema.field(position).type):
+        if position < 0 or not _fits(field, recorded.schema.field(position)):
             frozen = f"is {recorded.schema.field(position).type}" if position >= 0 else "does not exist"
             raise ConfigError(
                 f"input.path: column {field.name!r} of the new files is {field.type} but {frozen} in this job; "
@@ -158,10 +158,12 @@ class _Meter:
             self._progress(self._rows, self._bytes, self._total)
 
 
-def _fits(new: pa.DataType, frozen: pa.DataType) -> bool:
+def _fits(new: pa.Field, frozen: pa.Field) -> bool:
+    if is_json_text(frozen):
+        return True
     try:
-        pair = [pa.schema([("x", frozen)]), pa.schema([("x", new)])]
-        return bool(pa.unify_schemas(pair, promote_options="permissive").field(0).type.equals(frozen))
+        pair = [pa.schema([("x", frozen.type)]), pa.schema([("x", new.type)])]
+        return bool(pa.unify_schemas(pair, promote_options="permissive").field(0).type.equals(frozen.type))
     except pa.ArrowTypeError:
         return False
 

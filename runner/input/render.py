@@ -8,7 +8,15 @@ from typing import Any
 
 from runner.config import InputConfig, JobConfig
 from runner.errors import ConfigError, RunnerError
-from runner.input.conversation import BATCH_COLUMNS, Ask, PromptError, as_object, ask_of_batch_line, checked_messages
+from runner.input.conversation import (
+    BATCH_COLUMNS,
+    Ask,
+    PromptError,
+    as_list,
+    as_object,
+    ask_of_batch_line,
+    checked_messages,
+)
 from runner.input.drafts import Draft, fill_ids, fit
 from runner.input.template import TemplateError, load_template
 from runner.text import ChatError, override_sampling
@@ -101,8 +109,10 @@ class Renderer:
             raise PromptError("job_failed", f"prompt(row) raised {type(error).__name__}: {error}") from error
         if values.get(SAMPLING_COLUMN) is not None:
             ask.sampling.update(as_object(values[SAMPLING_COLUMN], SAMPLING_COLUMN))
-        if self._template is None and ask.prompt is values.get(self._messages_column) and values.get(TOOLS_COLUMN):
-            ask.template_kwargs.setdefault("tools", values[TOOLS_COLUMN])
+        if self._template is None and ask.prompt is not None and ask.prompt is values.get(self._messages_column):
+            ask.prompt = as_list(ask.prompt, self._messages_column)
+            if values.get(TOOLS_COLUMN):
+                ask.template_kwargs.setdefault("tools", as_list(values[TOOLS_COLUMN], TOOLS_COLUMN))
         try:
             return ask, override_sampling(self._sampling, ask.sampling, f"{SAMPLING_COLUMN}.")
         except ConfigError as error:

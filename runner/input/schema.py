@@ -8,6 +8,7 @@ hold another are quarantined when read. Integers and floats together are a float
 from __future__ import annotations
 
 import base64
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -17,7 +18,12 @@ import pyarrow as pa
 
 from runner.errors import ConfigError
 
-MAX_FIELDS = 2000
+log = logging.getLogger(__name__)
+
+MAX_FIELDS = 256
+MAX_MISFITS, MAX_MISFIT_RATE = 2, 0.05  # more than a few bad rows are a habit of the data
+_NULL = type(None)
+_JSON_TEXT = {b"content": b"json"}
 _SCALARS = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
@@ -60,7 +66,7 @@ class Observed:
 
     def arrow_type(self) -> pa.DataType:
         """The type of the most frequent kind; nothing but nulls is a string column."""
-        counts = Counter({kind: n for kind, n in self.kinds.items() if kind is not type(None)})
+        counts = Counter({kind: n for kind, n in self.kinds.items() if kind is not _NULL})
         if int in counts and float in counts:
             counts[float] += counts.pop(int)
         if not counts:
@@ -72,15 +78,36 @@ class Observed:
             return pa.struct([pa.field(name, child.arrow_type()) for name, child in self.fields.items()])
         return _SCALARS[kind]
 
+    def num_misfits(self) -> int:
+        """Values here and below that do not have the winning kind of their place."""
+        kinds = Counter({float if kind is int else kind: 0 for kind in self.kinds if kind is not _NULL})
+        for kind, number in self.kinds.items():
+            if kind is not _NULL:
+                kinds[float if kind is int else kind] += number
+        below = sum(child.num_misfits() for child in self.fields.values())
+        return kinds.total() - max(kinds.values(), default=0) + below + (self.items.num_misfits() if self.items else 0)
+
+    def has_one_shape(self) -> bool:
+        """False for nested values that no one type could hold without losing many rows or taking too many fields."""
+        is_nested = dict in self.kinds or list in self.kinds
+        bearable = max(MAX_MISFITS, MAX_MISFIT_RATE * self.kinds.total())
+        return not is_nested or (self.num_fields() <= MAX_FIELDS and self.num_misfits() <= bearable)
+
     def schema(self) -> pa.Schema:
-        """The schema of the rows whose fields were observed; refused when it has too many fields."""
-        for name, child in self.fields.items():
-            if child.num_fields() > MAX_FIELDS:
-                raise ConfigError(
-                    f"input.path: the objects in column {name!r} have over {MAX_FIELDS} different keys; "
-                    f"store that column as a JSON string"
-                )
-        return pa.schema([pa.field(name, child.arrow_type()) for name, child in self.fields.items()])
+        """The schema of the rows whose fields were observed. Columns without one shape are carried as JSON text."""
+        return pa.schema([_column(name, child) for name, child in self.fields.items()])
+
+
+def _column(name: str, observed: Observed) -> pa.Field:
+    if observed.has_one_shape():
+        return pa.field(name, observed.arrow_type())
+    log.warning("column %r holds values of many shapes; it is carried as JSON text", name)
+    return pa.field(name, pa.string(), metadata=_JSON_TEXT)
+
+
+def is_json_text(field: pa.Field) -> bool:
+    """A column whose values, of whatever shape, are carried as their JSON text."""
+    return bool(field.metadata) and field.metadata.items() >= _JSON_TEXT.items()
 
 
 def encode_schema(schema: pa.Schema) -> str:

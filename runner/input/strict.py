@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+import orjson
 import pyarrow as pa
+
+from runner.input.schema import is_json_text
 
 Check = Callable[[Sequence[Any]], str | None]
 """Returns None when all values fit, else what is wrong with the first that does not."""
@@ -42,7 +45,10 @@ class RowCheck:
     def __init__(self, schema: pa.Schema) -> None:
         self._nulls: dict[str, Any] = dict.fromkeys(schema.names)
         self._names = list(schema.names)
-        self._checks = {field.name: column_check(field.type, field.name) for field in schema}
+        self._json = [field.name for field in schema if is_json_text(field)]
+        self._checks = {
+            field.name: _accept if is_json_text(field) else column_check(field.type, field.name) for field in schema
+        }
 
     def fit(self, rows: Sequence[dict[str, Any]]) -> str | None:
         """None when every row fits, else what is wrong with one of them."""
@@ -59,12 +65,21 @@ class RowCheck:
         return None
 
     def is_complete(self, names: Iterable[str]) -> bool:
-        """All columns of the schema, in its order."""
-        return list(names) == self._names
+        """All columns of the schema, in its order, and none to be turned into JSON text."""
+        return not self._json and list(names) == self._names
 
     def complete(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row with every column of the schema, in its order; absent ones are None."""
-        return row if self.is_complete(row) else {**self._nulls, **row}
+        if self.is_complete(row):
+            return row
+        row = {**self._nulls, **row}
+        for name in self._json:
+            row[name] = None if row[name] is None else orjson.dumps(row[name]).decode()
+        return row
+
+
+def _accept(values: Sequence[Any]) -> str | None:
+    return None
 
 
 def _misfit(name: str, kind: pa.DataType, value: Any) -> str:

@@ -90,6 +90,16 @@ def test_text_parts_are_joined_and_images_refused(tokenizer: TextTokenizer) -> N
     assert error(image).code == "malformed_messages"
 
 
+def test_a_conversation_and_tools_may_be_json_text(tokenizer: TextTokenizer) -> None:
+    good, bad = render(
+        tokenizer,
+        {"messages": '[{"role": "user", "content": "hi"}]', "tools": '[{"type": "function"}]'},
+        {"messages": "[", "tools": None},
+    )
+    assert request(good).messages == [USER]
+    assert error(bad).code == "malformed_request"
+
+
 def test_a_template_takes_precedence_over_the_job(tokenizer: TextTokenizer) -> None:
     job = FixedJob(AssertionError("never asked"))
     made = request(render(tokenizer, {"topic": "cats"}, job=job, template="On {{ topic }}", chat=False)[0])
