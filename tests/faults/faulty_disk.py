@@ -24,6 +24,20 @@ class CountingDisk(Disk):
         """Comes before call ``number``, counted from 1."""
 
 
+class Dead(BaseException):
+    """The process was killed; nothing of it goes on."""
+
+
+class DyingDisk(CountingDisk):
+    """A death within this process: after ``die_at`` calls every further one raises `Dead`."""
+
+    die_at: int | None = None
+
+    def reached(self, number: int) -> None:
+        if self.die_at is not None and number > self.die_at:
+            raise Dead
+
+
 class KillingDisk(CountingDisk):
     """SIGKILL before call ``at``; with ``torn``, in the middle of it where it is a write."""
 

@@ -12,11 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from faulty_disk import Dead
+
 from runner.output.disk import Disk
-
-
-class Dead(BaseException):
-    """The process was killed; nothing of it goes on."""
 
 
 @dataclass(frozen=True)

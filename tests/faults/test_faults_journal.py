@@ -9,7 +9,7 @@ import shutil
 import pytest
 from fault_checker import check_whole
 from fault_driver import _CONTEXT
-from recording_disk import Dead, RecordingDisk
+from faulty_disk import Dead, DyingDisk
 from tiny_job import result_of, run_job, tiny_spec
 
 from runner.output import Output
@@ -27,7 +27,7 @@ ROWS = 30
 def killed(tmp_path):
     """A folder whose run died with four batches in its journal and no range complete."""
     path = tmp_path / "killed"
-    disk = RecordingDisk(tmp_path)
+    disk = DyingDisk()
     output = Output.open(path, tiny_spec(), disk)
     rows = [row for _ in range(4) for row in rows_of(output.take_range())]
     for number, row in enumerate(row for row in rows if row % 8 != 7):

@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import pytest
 from fault_checker import check_readable, check_whole
-from recording_disk import Dead, RecordingDisk, crash_states, without
+from faulty_disk import Dead
+from recording_disk import RecordingDisk, crash_states, without
 from tiny_job import result_of, tiny_spec
 
 from runner.errors import RunnerError
