@@ -62,7 +62,7 @@ def _save_tokenizer(gguf_file: Path, folder: Path, metadata: dict[str, Any]) -> 
             setattr(tokenizer, f"{attribute}_token", tokenizer.convert_ids_to_tokens(token_id))
     if metadata.get("pre") == "smollm":
         _split_digits(tokenizer)
-    tokenizer.clean_up_tokenization_spaces = False  # decoding gives the bytes that were encoded
+    tokenizer.clean_up_tokenization_spaces = False  # never applied to BPE, but warned about
     tokenizer.chat_template = metadata.get("chat_template", tokenizer.chat_template)
     tokenizer.save_pretrained(folder)
 

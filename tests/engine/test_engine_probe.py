@@ -23,7 +23,6 @@ LONGROPE = {
     "rope_theta": 10000.0,
     "short_factor": [1.0] * 8,
     "long_factor": [3.0] * 8,
-    "original_max_position_embeddings": 64,
 }
 
 
@@ -150,9 +149,12 @@ def test_a_model_that_misbehaves_is_found(
 @pytest.mark.parametrize(("max_model_len", "length"), [(64, 20), (512, 100)])
 def test_longrope_is_frozen_by_the_longest_sequence(max_model_len: int, length: int) -> None:
     """Frozen frequencies are those of the model itself at that length, and no batch changes them."""
-    model, reference = (tiny_model("phi3", sliding_window=None, rope_parameters=dict(LONGROPE)) for _ in range(2))
+    scaling = {"rope_parameters": dict(LONGROPE), "original_max_position_embeddings": 64}
+    model, reference = (tiny_model("phi3", sliding_window=None, **scaling) for _ in range(2))
+    assert reference.model.rotary_emb.rope_type == "longrope"
     probe(model, max_model_len)
-    model.set_attn_implementation("eager")
+    for each in (model, reference):
+        each.set_attn_implementation("eager")
     frozen = model.model.rotary_emb.inv_freq.clone()
     tokens = torch.arange(3, 3 + length)[None]
     assert torch.allclose(model(tokens).logits, reference(tokens).logits, atol=1e-5)
