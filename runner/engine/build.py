@@ -10,13 +10,16 @@ from transformers import PreTrainedModel
 from runner.config import Device as DeviceChoice
 from runner.config import EngineConfig
 from runner.engine.attention import allocate_cache, default_backend, load_backend
+from runner.engine.compiled import OpaqueLayer, compile_layers
 from runner.engine.core import EngineCore
 from runner.engine.device import Device, open_device
+from runner.engine.fuse import fuse_linears
+from runner.engine.hook import LayerAttention
 from runner.engine.layers import PagedLayer, StepContext
 from runner.engine.loader import load_model
 from runner.engine.memory import block_bytes, cpu_blocks, cuda_blocks
 from runner.engine.model_runner import ModelRunner
-from runner.engine.probe import bind, probe
+from runner.engine.probe import bind, decoder_layers, probe
 from runner.engine.scheduler import Scheduler, SchedulerConfig
 from runner.engine.settings import EngineSettings
 from runner.errors import ConfigError
@@ -38,16 +41,23 @@ def core_over(
 ) -> EngineCore:
     """An engine over a loaded model. ``context`` is the longest sequence that the model was made for, if known."""
     max_model_len = _max_model_len(engine, context)
-    specs, dtype, target = probe(model, max_model_len), model.dtype, device.torch_device
+    target, dtype = device.torch_device, model.dtype
+    accelerated = target.type == "cuda" and not engine.enforce_eager
+    if accelerated:
+        fuse_linears(model)
+    specs = probe(model, max_model_len)
     step = StepContext()
     backend = load_backend(
         default_backend(target), specs, engine.max_num_seqs, target, dtype, engine.block_size, engine.deterministic
     )
 
     def bind_cache(num_blocks: int) -> None:
-        def paged(index: int) -> PagedLayer:
+        def paged(index: int) -> LayerAttention:
             cache = allocate_cache(num_blocks, engine.block_size, specs[index], dtype, target)
-            return PagedLayer(specs[index], cache, backend, step)
+            layer = PagedLayer(specs[index], cache, backend, step)
+            if accelerated and engine.compile:
+                return OpaqueLayer(layer)
+            return layer
 
         bind(model, paged)
 
@@ -77,8 +87,10 @@ def core_over(
         config,
         eos_ids,
         model.config.get_text_config().vocab_size,
-        use_graphs=target.type == "cuda" and not engine.enforce_eager,
+        use_graphs=accelerated,
     )
+    if accelerated and engine.compile:
+        compile_layers(decoder_layers(model))
     return EngineCore(Scheduler(config), runner, engine.async_batching, engine.enable_prefix_caching)
 
 

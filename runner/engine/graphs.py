@@ -36,6 +36,7 @@ class DecodeGraphs:
         self._sizes = graph_sizes(max_num_seqs)
         self._graphs: dict[tuple[int, Variant], tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
         self._pool = torch.cuda.graph_pool_handle()
+        self._warm: set[tuple[Variant, tuple[bool, bool]]] = set()
 
     def size_for(self, num_rows: int) -> int:
         """The padded batch size that serves ``num_rows``."""
@@ -55,11 +56,20 @@ class DecodeGraphs:
         self._graphs.clear()
 
     def _capture(self, size: int, variant: Variant) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
-        self._warm_up(size, variant)
+        kind = variant, _specialisation(size)
+        if kind not in self._warm:
+            self._warm_up(size, variant)
+            self._warm.add(kind)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may call CUDA meanwhile, as the sender of results does not, but a profiler may.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
-        ):
+        # Not `with torch.cuda.graph(...)`: that waits for the device, collects garbage and empties the memory cache.
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
             results = self._body(size, variant)
+        finally:
+            graph.capture_end()
         return graph, results
+
+
+def _specialisation(size: int) -> tuple[bool, bool]:
+    """Triton compiles a kernel anew for a size of 1 and for multiples of 16."""
+    return size == 1, size % 16 == 0

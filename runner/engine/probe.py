@@ -64,6 +64,12 @@ def bind(model: PreTrainedModel, make_layer: Callable[[int], LayerAttention]) ->
             attach(module, make_layer(index))
 
 
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The modules around the attention modules of a probed model, in the order of the model."""
+    paths = [path for path, module in model.named_modules() if hasattr(module, _INDEX)]
+    return [model.get_submodule(path.rpartition(".")[0]) for path in paths]
+
+
 def _check_kind(model: PreTrainedModel) -> None:
     if model.config.is_encoder_decoder:
         raise ConfigError("it is an encoder-decoder")

@@ -28,6 +28,7 @@ def prompts_of(seed: int, count: int, longest: int = 60) -> list[list[int]]:
 @cache
 def expected_answer(family: str, prompt: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
     model = tiny_model(family)
+    model.set_attn_implementation("eager")  # transformers' sdpa drops soft caps without a word
     ids = torch.tensor([prompt])
     out = model.generate(
         ids,
@@ -48,7 +49,7 @@ def make_core(family: str, **engine: object) -> EngineCore:
 
 def make_cuda_core(family: str, dtype: torch.dtype = torch.float32, **engine: object) -> EngineCore:
     defaults = {"max_num_seqs": 8, "max_num_batched_tokens": 256, "num_kv_blocks": 64, "max_model_len": 128}
-    config = EngineConfig(**{**defaults, **engine})
+    config = EngineConfig(**{**defaults, "compile": False, **engine})
     model = tiny_model(family).to("cuda", dtype)
     return core_over(model, config, CudaDevice(), eos_ids=(EOS_TOKEN_ID,), context=512)
 
@@ -144,13 +145,15 @@ def test_penalties_follow_the_sequence_through_preemption() -> None:
     assert answers[0] == answers[1]
 
 
+CUDA_MODES = [{"enforce_eager": True}, {"compile": False}, {"compile": False, "async_batching": False}]
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("enforce_eager", [True, False])
 @pytest.mark.parametrize("family", families())
-def test_the_gpu_gives_what_generate_gives_on_a_cpu(family: str, enforce_eager: bool) -> None:
+def test_the_gpu_gives_what_generate_gives_on_a_cpu(family: str) -> None:
     prompts = prompts_of(1, 10)
-    for async_batching in (True, False):
-        core = make_cuda_core(family, async_batching=async_batching, enforce_eager=enforce_eager)
+    for mode in [*CUDA_MODES, {"compile": True}] if family in ("llama", "gemma2") else CUDA_MODES:
+        core = make_cuda_core(family, **mode)
         core.add(requests_for(prompts))
         answers = finish(core)
         for i, prompt in enumerate(prompts):
