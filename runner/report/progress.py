@@ -55,9 +55,15 @@ class Throughput:
 
 
 class Lengths:
-    """The completion lengths seen so far; what is left is estimated from them, not from rows a second."""
+    """The completion lengths seen so far; what is left is estimated from them, not from rows a second.
 
-    def __init__(self) -> None:
+    Short answers finish first, so the plain mean of the finished ones is too low for long. Tokens made, those of
+    unfinished answers included, over answers finished is the mean of a memoryless distribution under that
+    censoring. ``limit`` is the longest that an answer may get.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self.samples = 0
         self.tokens = 0
         self.longest = 0
@@ -67,27 +73,29 @@ class Lengths:
         self.tokens += tokens
         self.longest = max(self.longest, tokens)
 
-    def seconds_left(self, samples_left: float, unfinished_tokens: int, rate: float, num_running: int) -> float | None:
-        """Seconds until ``samples_left`` more are done; None before anything is known.
+    def seconds_left(self, num_waiting: float, num_running: int, running_tokens: int, rate: float) -> float | None:
+        """Seconds until all are done; None before anything is known.
 
-        ``unfinished_tokens`` are made already, ``rate`` is tokens a second. The last rows to start may be as long as
-        the longest seen, and then run at one sequence's share of the rate.
+        ``num_waiting`` samples have not begun, ``num_running`` have made ``running_tokens`` together; ``rate`` is
+        tokens a second. The last to finish may be as long as the longest seen, at one sequence's share of the rate.
         """
         if not self.samples or rate <= 0:
             return None
-        bulk = max(samples_left * self.tokens / self.samples - unfinished_tokens, 0.0) / rate
-        straggler = self.longest * num_running / rate if samples_left > num_running else 0.0
-        return max(bulk, straggler)
+        mean = min((self.tokens + running_tokens) / self.samples, self._limit)
+        age = running_tokens / max(num_running, 1)
+        to_go = min(mean, max(self._limit - age, 0.0))
+        last = self.longest if num_waiting > 0 else max(self.longest - age, to_go)
+        return max(num_running * to_go + num_waiting * mean, last * num_running) / rate
 
 
 class Progress:
     """Counts rows and lengths and shows them with the engine's state; ``show`` is cheap to call at every step."""
 
-    def __init__(self, total_rows: int, done_rows: int, stream: TextIO | None = None) -> None:
+    def __init__(self, total_rows: int, done_rows: int, max_tokens: int, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._total, self._done = total_rows, done_rows
         self._rows = self._errors = 0
-        self._lengths = Lengths()
+        self._lengths = Lengths(max_tokens)
         self._throughput = Throughput()
         self._bar = self._open_bar() if self._stream.isatty() else None
         self._next = time.monotonic() + (0.0 if self._bar is not None else LOG_SECONDS)
@@ -150,10 +158,11 @@ class Progress:
         return ", ".join(parts)
 
     def _seconds_left(self, stats: EngineStats, rates: Rates) -> float | None:
-        rows_left = self._total - self._done - self._rows
         samples_a_row = self._lengths.samples / self._rows if self._rows else 1.0
-        unfinished = max(stats.completion_tokens - self._lengths.tokens, 0)
-        return self._lengths.seconds_left(rows_left * samples_a_row, unfinished, rates.completion, stats.num_running)
+        left = (self._total - self._done - self._rows) * samples_a_row
+        running_tokens = max(stats.completion_tokens - self._lengths.tokens, 0)
+        waiting = max(left - stats.num_running, 0.0)
+        return self._lengths.seconds_left(waiting, stats.num_running, running_tokens, rates.completion)
 
 
 def duration(seconds: float) -> str:

@@ -98,7 +98,7 @@ class _Plan:
         """Over what this partition has still to do, and all that is done."""
         done = output.totals.rows
         left = min(output.ranges_left * self.spec.rows_per_shard, self._inventory.num_rows - done)
-        return Progress(done + left, done)
+        return Progress(done + left, done, self._sampling.max_tokens)
 
     def _loop(
         self, output: Output, stop: StopFlag, engine: RestartingEngine, progress: Progress

@@ -32,20 +32,35 @@ def test_a_new_engine_starts_a_new_window() -> None:
 
 
 def test_what_is_left_comes_from_lengths_not_from_rows() -> None:
-    lengths = Lengths()
-    assert lengths.seconds_left(10, 0, 5.0, 0) is None
+    lengths = Lengths(limit=1000)
+    assert lengths.seconds_left(10, 0, 0, rate=5.0) is None
     for tokens in (10, 30):
         lengths.add(tokens)
-    assert lengths.seconds_left(10, 0, rate=4.0, num_running=0) == pytest.approx(10 * 20 / 4)
-    assert lengths.seconds_left(10, 100, rate=4.0, num_running=0) == pytest.approx((200 - 100) / 4)
+    assert lengths.seconds_left(10, 0, 0, rate=4.0) == pytest.approx(10 * 20 / 4)
+    assert lengths.seconds_left(10, 0, 0, rate=0.0) is None
+
+
+def test_answers_that_still_run_count_against_the_short_ones_that_finished_first() -> None:
+    lengths = Lengths(limit=256)
+    lengths.add(10)
+    assert lengths.seconds_left(0, 9, running_tokens=9 * 50, rate=9.0) == pytest.approx(256 - 50)
+    lengths = Lengths(limit=10_000)
+    lengths.add(10)
+    assert lengths.seconds_left(0, 9, running_tokens=9 * 50, rate=9.0) == pytest.approx(10 + 9 * 50)
+
+
+def test_no_answer_is_expected_to_be_longer_than_it_may_be() -> None:
+    lengths = Lengths(limit=100)
+    lengths.add(90)
+    assert lengths.seconds_left(0, 1, running_tokens=95, rate=1.0) == pytest.approx(5)
+    assert lengths.seconds_left(2, 1, running_tokens=95, rate=1.0) == pytest.approx(2 * 100 + 5)
 
 
 def test_a_straggler_may_take_longer_than_the_bulk() -> None:
-    lengths = Lengths()
+    lengths = Lengths(limit=2000)
     for tokens in (10, 10, 1000):
         lengths.add(tokens)
-    assert lengths.seconds_left(9, 0, rate=100.0, num_running=8) == pytest.approx(1000 * 8 / 100)
-    assert lengths.seconds_left(8, 0, rate=100.0, num_running=8) == pytest.approx(8 * 340 / 100)
+    assert lengths.seconds_left(1, 8, running_tokens=0, rate=100.0) == pytest.approx(1000 * 8 / 100)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(12.4, "12 s"), (200, "3 min 20 s"), (18420, "5 h 07 min")])
@@ -60,7 +75,7 @@ class Terminal(io.StringIO):
 
 def shown(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> Progress:
     monkeypatch.setattr(module, "LOG_SECONDS", 0.0)
-    progress = Progress(total_rows=10, done_rows=4, stream=stream)
+    progress = Progress(total_rows=10, done_rows=4, max_tokens=99, stream=stream)
     progress.add_sample(5)
     progress.add_row(failed=True)
     progress.show(EngineStats(num_running=3, num_waiting=2, kv_blocks_used=1, kv_blocks_total=4))

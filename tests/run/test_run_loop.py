@@ -49,7 +49,7 @@ def make_loop(
         writer=writer,
         inflight=InFlight(run_seed=0),
         budget=ErrorBudget(max_rate, after=10),
-        progress=Progress(num_rows, 0, io.StringIO()),
+        progress=Progress(num_rows, 0, sampling.max_tokens, io.StringIO()),
         stop=stop or StopFlag(),
         max_samples=max_samples,
         samples_per_row=sampling.n,
