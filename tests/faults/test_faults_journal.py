@@ -148,3 +148,11 @@ def test_a_journal_of_another_job_is_not_replayed(killed, tmp_path, reference):
         assert output.totals.rows == 0
     with Output.open(tmp_path / "other", tiny_spec()) as output:
         assert output.totals.rows == 0
+
+
+def test_a_row_that_is_in_two_journals_counts_once(killed, reference):
+    shutil.copy(journal_of(killed), killed / ".runner/journals/000002-0001.arrows")
+    with Output.open(killed, tiny_spec()) as output:
+        assert output.totals.rows == 28
+    run_job(killed, tiny_spec())
+    check_whole(killed, reference)
