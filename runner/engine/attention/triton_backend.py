@@ -48,10 +48,6 @@ class TritonAttention(AttentionBackend):
             return f"engine.block_size={block_size} is not a power of two of at least 16"
         return None
 
-    def plan(self, batch: AttentionBatch) -> None:
-        if batch.num_decode:
-            self._decode.plan(batch)
-
     def write(self, key: torch.Tensor, value: torch.Tensor, cache: KVCache, batch: AttentionBatch) -> None:
         write_cache(key, value, cache, batch.slot_mapping)
 

@@ -1,4 +1,3 @@
-# mypy: disallow-untyped-defs=False
 """What the decode kernels are made of: a run of tiles attended to, and parts stored and combined.
 
 A *tile* is BLOCK_N consecutive tokens of one (row, key/value head), aligned in the row; all query heads of the
@@ -11,6 +10,8 @@ import triton
 import triton.language as tl
 
 from runner.engine.attention.triton_softmax import accumulate, capped, load_rows, normalised
+
+_COMBINE_STAGES = tl.constexpr(4)
 
 
 @triton.jit
@@ -130,15 +131,13 @@ def combine_parts(
     part_acc_ptr,
     part_stats_ptr,
     first_part,
-    second_part,
-    part_step,
     num_parts,
     GROUP: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """Peak, total and acc over part ``first_part`` and then ``second_part`` and every ``part_step`` after it."""
+    """Peak, total and acc over ``num_parts`` consecutive parts, in order."""
     g = tl.arange(0, BLOCK_G)
     v = tl.arange(0, BLOCK_V)
     in_group = g < GROUP
@@ -146,8 +145,9 @@ def combine_parts(
     peak = tl.full([BLOCK_G], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_G], tl.float32)
     acc = tl.zeros([BLOCK_G, BLOCK_V], tl.float32)
-    for index in tl.range(0, num_parts):
-        part = tl.where(index == 0, first_part, second_part + (index - 1) * part_step).to(tl.int64)
+    # Staged: read one after another, many parts would take longer than their tiles took.
+    for index in tl.range(0, num_parts, num_stages=_COMBINE_STAGES):
+        part = (first_part + index).to(tl.int64)
         # Written by other programs: read them where all see them, not in this multiprocessor's cache.
         stats = part_stats_ptr + part * (2 * GROUP) + g
         part_peak = tl.load(stats, mask=in_group, other=0.0, cache_modifier=".cg")

@@ -8,12 +8,10 @@ from functools import cache as once
 from typing import Any, cast
 
 import torch
-import triton
 
 from runner.engine.attention.metadata import AttentionBatch, AttentionSpec, KVCache
 from runner.engine.attention.triton_prefill_kernels import prefill_kernel
-
-_MIN_DOT = 16  # the smallest side of a tensor core product
+from runner.engine.attention.triton_sizes import ceil_div, dot_side, power_of_two
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,8 @@ def triton_prefill(
     out = torch.empty(query.shape[0], spec.num_heads, spec.value_dim, dtype=query.dtype, device=query.device)
     paged = not batch.fresh
     source_key, source_value = (cache.key, cache.value) if paged else (key[None], value[None])
-    block_m = max(config.block_m, triton.next_power_of_2(spec.group))
-    grid = (triton.cdiv(batch.max_seqlen_q, block_m // spec.group), spec.num_kv_heads, batch.num_prefill)
+    block_m = max(config.block_m, power_of_two(spec.group))
+    grid = (ceil_div(batch.max_seqlen_q, block_m // spec.group), spec.num_kv_heads, batch.num_prefill)
     prefill_kernel[grid](
         query,
         source_key,
@@ -77,8 +75,8 @@ def triton_prefill(
         PAGED=paged,
         BLOCK_M=block_m,
         BLOCK_N=config.block_n,
-        BLOCK_D=max(_MIN_DOT, triton.next_power_of_2(spec.head_dim)),
-        BLOCK_V=max(_MIN_DOT, triton.next_power_of_2(spec.value_dim)),
+        BLOCK_D=dot_side(spec.head_dim),
+        BLOCK_V=dot_side(spec.value_dim),
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )

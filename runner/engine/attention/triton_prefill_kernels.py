@@ -1,4 +1,3 @@
-# mypy: disallow-untyped-defs=False
 """The Triton kernel of prefill attention: flash attention over ragged sequences, paged or packed."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# mypy: disallow-untyped-defs=False
 """Pieces that the Triton kernels share: masked loads, and the online softmax in units of log2, so that exp2 serves."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# mypy: disallow-untyped-defs=False
 """The KV append in Triton: keys and values of all tokens and heads in one launch."""
 
 from __future__ import annotations
@@ -8,6 +7,7 @@ import triton
 import triton.language as tl
 
 from runner.engine.attention.metadata import KVCache
+from runner.engine.attention.triton_sizes import ceil_div, power_of_two
 
 _ELEMENTS = 4096  # of keys that one program moves: a few tokens of most models
 
@@ -110,9 +110,9 @@ def _write_kernel(
 def write_cache(key: torch.Tensor, value: torch.Tensor, cache: KVCache, slot_mapping: torch.Tensor) -> None:
     """Stores key [T, KVH, D] and value [T, KVH, Dv] at ``slot_mapping`` [T]; their last dimension is dense."""
     num_tokens, heads, head_dim = key.shape
-    block_h, block_d = triton.next_power_of_2(heads), triton.next_power_of_2(head_dim)
+    block_h, block_d = power_of_two(heads), power_of_two(head_dim)
     block_t = max(1, _ELEMENTS // (block_h * block_d)) if num_tokens > 1024 else 1
-    _write_kernel[(triton.cdiv(num_tokens, block_t),)](
+    _write_kernel[(ceil_div(num_tokens, block_t),)](
         key,
         value,
         cache.key,
@@ -130,5 +130,5 @@ def write_cache(key: torch.Tensor, value: torch.Tensor, cache: KVCache, slot_map
         BLOCK_T=block_t,
         BLOCK_H=block_h,
         BLOCK_D=block_d,
-        BLOCK_V=triton.next_power_of_2(value.shape[2]),
+        BLOCK_V=power_of_two(value.shape[2]),
     )

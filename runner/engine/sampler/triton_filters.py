@@ -1,4 +1,3 @@
-# mypy: disallow-untyped-defs=False
 """What top-k, top-p and min-p keep, as one threshold a row, found without a sort.
 
 `survey_kernel` reads the logits once, spread over the whole GPU: the maximum of every GROUP neighbours and the mass of

@@ -1,4 +1,3 @@
-# mypy: disallow-untyped-defs=False
 """The sampler's kernels. Rows share a grid of fixed size; what a row asks for is decided on the device.
 
 Those of `triton_filters` find what the filters keep, `choose_kernel` reads the logits once and takes the best score

@@ -1,4 +1,3 @@
-# mypy: disallow-untyped-defs=False
 """Log-probabilities of the distribution that was sampled from."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# mypy: disallow-untyped-defs=False
 """What every kernel of the sampler does with a row: its parameters, its edited logits, its noise.
 
 The hash and the noise are those of `runner.engine.sampler.noise`.
