@@ -83,13 +83,25 @@ class Folder:
         for kind in KINDS:
             self.disk.sync_dir(self.layout.root / kind)
 
-    def write_card(self) -> None:
-        """Replaces the card by one for the commits known here. Its name is not yet durable.
+    def refresh_card(self) -> None:
+        """Brings the card up to the commits known here, unless the job is done: that folder has its last card.
 
-        A folder that is done has its last card: a writer that was stopped and wakes up must not go back.
+        A writer that was stopped and wakes up must not go back behind it.
         """
-        if self.disk.size(self.layout.success) is not None:
-            return
+        with guard(self.layout):
+            if self.disk.size(self.layout.success) is None:
+                self.write_card()
+
+    def mend_card(self) -> None:
+        """Replaces the card of a job that is done if it is not its last one: a stale writer put back an older one."""
+        card = self.disk.read_if_there(self.layout.card)
+        if card is None or self._digest.hex().encode() not in card:
+            with guard(self.layout):
+                self.write_card()
+                self.disk.sync_dir(self.layout.root)
+
+    def write_card(self) -> None:
+        """Replaces the card by one for the commits known here. Its name is not yet durable."""
         has_errors = any(part_index(name) is not None for name in self.disk.names(self.layout.root / ERRORS))
         card = render_card(self.job.name, str(self.layout.root), self._digest.hex(), has_errors=has_errors)
         self.disk.replace(self.layout.card, card, self.layout.hidden)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from runner.errors import StorageError
 from runner.output.commits import Commit, newest_generations, read_commit, write_commit
 from runner.output.entries import decode, encode, entry_schema
-from runner.output.folder import Folder, guard
+from runner.output.folder import Folder
 from runner.output.journal import JournalWriter
 from runner.output.layout import DATA, ERRORS
 from runner.output.ranges import OpenRange
@@ -122,8 +122,7 @@ class Ledger:
             folder.publish(commit)
             folder.sync_parts()
             folder.add_commit(commit)
-            with guard(folder.layout):
-                folder.write_card()
+            folder.refresh_card()
         else:
             self._yield_to_winner(commit)
 

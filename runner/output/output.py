@@ -108,6 +108,7 @@ class Output:
         else:
             folder = Folder(disk, layout, admit(job, asked, spec.accept, spec.growable), spec.columns)
             if folder.job == job and _is_done(folder, spec):
+                folder.mend_card()
                 return cls(folder, spec, lock=None)
         make_folder(disk, layout)
         lock = FolderLock(layout.lock(spec.partition), wait_seconds=spec.lock_seconds)
@@ -129,8 +130,7 @@ class Output:
         sweep_stage(folder)
         ranges = open_ranges(folder, self._own(), spec.num_rows)
         journals = replay(folder, ranges, spec.partition)
-        with guard(folder.layout):
-            folder.write_card()
+        folder.refresh_card()
         for item in ranges.values():
             if not item.is_complete:
                 self._left.append(Range(item.index, item.start, item.stop, frozenset(item.done)))

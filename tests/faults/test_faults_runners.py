@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -119,9 +120,11 @@ def test_killed_partitions_many_times(tmp_path, reference):
 
 def wait_until_stopped(process):
     """False when it ended instead."""
+    status = Path(f"/proc/{process.pid}/stat")
     while process.is_alive():
-        if Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
-            return True
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if status.read_text().rpartition(")")[2].split()[0] == "T":
+                return True
         time.sleep(0.002)
     return False
 
