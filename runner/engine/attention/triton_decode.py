@@ -16,11 +16,12 @@ from runner.engine.attention.metadata import AttentionBatch, AttentionSpec, KVCa
 from runner.engine.attention.triton_decode_kernels import decode_kernel
 from runner.engine.attention.triton_sizes import ceil_div, dot_side, power_of_two
 
-_PROGRAMS = 256  # fill an H100: two of the default tiles' programs fit each of its 132 multiprocessors
+_PROGRAMS = 256  # fill an H100's 132 multiprocessors: with two each, cutting rows further gains nothing
 _MOST_SPLITS = 64
 _DETERMINISTIC_SPLITS = 8
 _TILE_TOKENS, _MIN_TILE_TOKENS = 64, 16
 _TILE_BYTES = 2**15  # keys and values of a tile; num_stages of them must fit a multiprocessor twice
+_WARP_NUMBERS = 1024  # of the answer that a warp holds beside its tile without spilling
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +41,23 @@ class DecodeConfig:
         return min(_MOST_SPLITS, power_of_two(ceil_div(_PROGRAMS, num_rows * num_kv_heads)))
 
     def most_parts(self, max_rows: int, num_kv_heads: int) -> int:
-        """The parts that the pieces of a step of up to ``max_rows`` rows can leave to be combined."""
-        splits = [(rows, self.splits_of(rows, num_kv_heads)) for rows in range(1, max_rows + 1)]
-        return max(rows * num_kv_heads * count if count > 1 else 0 for rows, count in splits)
+        """The largest number of pieces in a step of up to ``max_rows`` rows; that step need not be the largest."""
+        return max(rows * num_kv_heads * self.splits_of(rows, num_kv_heads) for rows in range(1, max_rows + 1))
 
 
 def choose_config(spec: AttentionSpec, dtype: torch.dtype, deterministic: bool) -> DecodeConfig:
-    """What fits the card: wide heads and float32 take smaller tiles.
+    """What fits the card: wide heads and float32 take smaller tiles, large groups and float32 more warps.
 
     With ``deterministic`` a row is cut by its own length alone, so that the other rows never change its bits.
     """
     token_bytes = (dot_side(spec.head_dim) + dot_side(spec.value_dim)) * dtype.itemsize
     fitting = 1 << (_TILE_BYTES // token_bytes).bit_length() - 1
-    block_n = min(_TILE_TOKENS, max(_MIN_TILE_TOKENS, fitting))
-    return DecodeConfig(block_n=block_n, splits=_DETERMINISTIC_SPLITS if deterministic else None)
+    crowded = dtype == torch.float32 or dot_side(spec.group) * dot_side(spec.value_dim) > 4 * _WARP_NUMBERS
+    return DecodeConfig(
+        block_n=min(_TILE_TOKENS, max(_MIN_TILE_TOKENS, fitting)),
+        num_warps=8 if crowded else 4,
+        splits=_DETERMINISTIC_SPLITS if deterministic else None,
+    )
 
 
 class TritonDecode:

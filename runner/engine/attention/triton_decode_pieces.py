@@ -11,7 +11,7 @@ import triton.language as tl
 
 from runner.engine.attention.triton_softmax import accumulate, capped, load_rows, normalised
 
-_COMBINE_STAGES = tl.constexpr(4)
+_STAGED_NUMBERS = tl.constexpr(4096)  # of a part: larger ones would take a multiprocessor's memory for themselves
 
 
 @triton.jit
@@ -145,8 +145,9 @@ def combine_parts(
     peak = tl.full([BLOCK_G], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_G], tl.float32)
     acc = tl.zeros([BLOCK_G, BLOCK_V], tl.float32)
-    # Staged: read one after another, many parts would take longer than their tiles took.
-    for index in tl.range(0, num_parts, num_stages=_COMBINE_STAGES):
+    # Several parts are in flight at once: one after another, many would take longer than their tiles took.
+    STAGES: tl.constexpr = 4 if BLOCK_G * BLOCK_V <= _STAGED_NUMBERS else 1
+    for index in tl.range(0, num_parts, num_stages=STAGES):
         part = (first_part + index).to(tl.int64)
         # Written by other programs: read them where all see them, not in this multiprocessor's cache.
         stats = part_stats_ptr + part * (2 * GROUP) + g

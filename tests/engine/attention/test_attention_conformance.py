@@ -63,6 +63,8 @@ TABLE = {
         decode=(90, 3), prefill=((0, 33), (10, 20)), sinks=True, soft_cap=3.0, window=17, head_dim=80, padding_rows=2
     ),
     "long row among short": Case(decode=(900, 3, 2, 40), kv_heads=1, heads=4),
+    "rows that fill a card": Case(decode=(700, *range(1, 32)), heads=8, kv_heads=8, head_dim=16),
+    "rows that half fill it": Case(decode=(*range(1, 16), 900), heads=8, kv_heads=8, head_dim=16),
 }
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
 
