@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner.text import ByteTokenizer, RenderedChat
-from runner.types import EngineRequest, EngineStats, FinishReason, Message, Sample
+from runner.types import EngineRequest, EngineStats, FinishReason, Message, Sample, SampleKey
 
 _LETTERS = b"abcdefghijklmnop"  # one for each four bits of a seed
 
@@ -52,8 +52,8 @@ class EchoEngine:
         self._stats.completion_tokens += sum(len(sample.token_ids) for sample in samples)
         return samples
 
-    def abort(self, request_ids: Sequence[int]) -> None:
-        gone = set(request_ids)
+    def abort(self, samples: Sequence[SampleKey]) -> None:
+        gone = {request_id for request_id, _ in samples}
         self._waiting = [request for request in self._waiting if request.request_id not in gone]
 
     def stats(self) -> EngineStats:

@@ -160,6 +160,20 @@ class EngineRequest:
     sampling: SamplingParams
     seeds: tuple[int, ...]
     sample_indices: tuple[int, ...] = (0,)
+    stream: bool = False  # send the ids as they come: somebody may end a sample early
+
+
+@dataclass(slots=True)
+class TokenChunk:
+    """The next ids of a sample that goes on; only for requests with ``stream``. Its Sample holds all of them again."""
+
+    request_id: int
+    sample_index: int
+    token_ids: list[int]
+
+
+SampleKey = tuple[int, int]
+"""(request_id, sample_index)"""
 
 
 @dataclass(slots=True)
@@ -192,9 +206,11 @@ class EngineClient(Protocol):
 
     def submit(self, requests: Sequence[EngineRequest]) -> None: ...
 
-    def poll(self, timeout: float) -> list[Sample]: ...
+    def poll(self, timeout: float) -> Sequence[Sample | TokenChunk]: ...
 
-    def abort(self, request_ids: Sequence[int]) -> None: ...
+    def abort(self, samples: Sequence[SampleKey]) -> None:
+        """Ends samples: each comes back as ABORT with what it has, unless it has ended already."""
+        ...
 
     def stats(self) -> EngineStats: ...
 

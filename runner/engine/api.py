@@ -13,7 +13,7 @@ from runner.errors import ConfigError
 from runner.models import resolve_model
 from runner.seeds import sample_seed
 from runner.text import StopMatcher, TextTokenizer
-from runner.types import EngineRequest, Message, Sample, SamplingParams
+from runner.types import EngineRequest, Message, Sample, SampleKey, SamplingParams
 
 _POLL_SECONDS = 1.0
 
@@ -114,27 +114,48 @@ class Engine:
                 p,
                 tuple(sample_seed(self._seed if p.seed is None else p.seed, i, 0, k) for k in range(p.n)),
                 tuple(range(p.n)),
+                stream=bool(p.stop),
             )
             for i, (ids, p) in enumerate(zip(prompts, each, strict=True))
         ]
-        self._client.submit(requests)
-        found: list[list[Sample]] = [[] for _ in prompts]
-        missing = sum(p.n for p in each)
-        while missing:
-            for sample in self._client.poll(_POLL_SECONDS):
-                found[sample.request_id - first].append(sample)
-                missing -= 1
+        found = self._collect(requests)
         return [
             RequestOutput(text, ids, [self._output(s, p) for s in sorted(samples, key=lambda s: s.sample_index)])
             for text, ids, samples, p in zip(texts, prompts, found, each, strict=True)
         ]
 
+    def _collect(self, requests: list[EngineRequest]) -> list[list[Sample]]:
+        """Runs requests to their end; the samples of each. A stop string ends its sample as soon as it is seen."""
+        first, missing = requests[0].request_id if requests else 0, sum(r.sampling.n for r in requests)
+        found: list[list[Sample]] = [[] for _ in requests]
+        matchers: dict[SampleKey, StopMatcher] = {}
+        self._client.submit(requests)
+        while missing:
+            for output in self._client.poll(_POLL_SECONDS):
+                which = output.request_id - first
+                if isinstance(output, Sample):
+                    found[which].append(output)
+                    missing -= 1
+                    continue
+                key = output.request_id, output.sample_index
+                if key not in matchers:
+                    matchers[key] = self._matcher(requests[which].sampling)
+                if matchers[key].push(output.token_ids):
+                    self._client.abort([key])
+        return found
+
+    def _matcher(self, params: SamplingParams) -> StopMatcher:
+        return StopMatcher(
+            self.tokenizer,
+            params.stop,
+            include_stop=params.include_stop_str_in_output,
+            skip_special_tokens=params.skip_special_tokens,
+        )
+
     def _output(self, sample: Sample, params: SamplingParams) -> SampleOutput:
         ids, skip = sample.token_ids, params.skip_special_tokens
         if params.stop:
-            matcher = StopMatcher(
-                self.tokenizer, params.stop, include_stop=params.include_stop_str_in_output, skip_special_tokens=skip
-            )
+            matcher = self._matcher(params)
             hit = matcher.push(ids) or matcher.finish()
             if hit:
                 return SampleOutput(sample.sample_index, hit.text, ids[: hit.num_tokens], "stop", hit.stop)

@@ -7,7 +7,6 @@ sizes. Attention and the KV write are one opaque operation: the compiler sees ne
 from __future__ import annotations
 
 import itertools
-from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -30,18 +29,27 @@ class OpaqueLayer:
         self.number = torch.tensor(number)
         _LAYERS[number] = self
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
-        return torch.ops.runner.paged_attention(query, key, value, self.number)
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float | None,
+        sliding_window: int | None,
+        softcap: float | None,
+        sinks: Tensor | None,
+    ) -> Tensor:
+        return torch.ops.runner.paged_attention(query, key, value, self.number, sinks)
 
 
 @torch.library.custom_op("runner::paged_attention", mutates_args=())
-def _paged_attention(query: Tensor, key: Tensor, value: Tensor, number: Tensor) -> Tensor:
+def _paged_attention(query: Tensor, key: Tensor, value: Tensor, number: Tensor, sinks: Tensor | None) -> Tensor:
     """query [1, H, T, D], key and value [1, KVH, T, D] -> [1, T, H, Dv]. Writes the cache, which nothing else sees."""
-    return _LAYERS[int(number)].layer(query, key, value, None, None, None, None)
+    return _LAYERS[int(number)].layer(query, key, value, None, None, None, sinks)
 
 
 @_paged_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, number: Tensor) -> Tensor:
+def _(query: Tensor, key: Tensor, value: Tensor, number: Tensor, sinks: Tensor | None) -> Tensor:
     return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
 
 

@@ -15,9 +15,11 @@ from runner.engine.plan import StepPlan
 from runner.engine.scheduler import Scheduler
 from runner.engine.sequence import Prompt, Sequence
 from runner.engine.slots import SlotTable
-from runner.types import EngineRequest, EngineStats, FinishReason, Sample
+from runner.types import EngineRequest, EngineStats, FinishReason, Sample, SampleKey, TokenChunk
 
 log = logging.getLogger(__name__)
+
+_STREAM_STEPS = 4  # a message each step would cost more than the tokens that a late stop wastes
 
 
 class Runner(Protocol):
@@ -59,7 +61,9 @@ class EngineCore:
             limit = min(len(tokens) + request.sampling.max_tokens, self.scheduler.config.max_model_len)
             prompt = Prompt(tokens, self._salt(request))
             for index, seed in zip(request.sample_indices, request.seeds, strict=True):
-                sequence = Sequence(request.request_id, index, prompt, request.sampling, seed, limit)
+                sequence = Sequence(
+                    request.request_id, index, prompt, request.sampling, seed, limit, stream=request.stream
+                )
                 reason = self.scheduler.refusal(sequence)
                 if reason is None:
                     self.scheduler.add(sequence)
@@ -67,8 +71,12 @@ class EngineCore:
                     refused.append(Sample(request.request_id, index, [], FinishReason.ERROR, error=reason))
         return refused
 
-    def abort(self, request_ids: set[int]) -> list[Sample]:
-        return self.scheduler.abort(request_ids)
+    def abort(self, keys: set[SampleKey]) -> list[Sample]:
+        return self.scheduler.abort(keys)
+
+    def take_chunks(self) -> list[TokenChunk]:
+        """The tokens so far of samples that stream, every few steps; empty in between."""
+        return self.scheduler.take_chunks() if self.scheduler.stats.steps % _STREAM_STEPS == 0 else []
 
     def step(self) -> list[Sample]:
         """Launches the next step, if there is one, and returns what the step before it finished."""

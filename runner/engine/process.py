@@ -18,7 +18,7 @@ from pathlib import Path
 
 from runner.engine.wire import Abort, Close, Failed, Progress, Ready, Submit
 from runner.errors import ConfigError, EngineError, ExitCode
-from runner.types import EngineRequest, EngineStats, Sample
+from runner.types import EngineRequest, EngineStats, Sample, SampleKey, TokenChunk
 
 _SOCKET_BYTES = 4 << 20  # a submit should not have to wait for the end of a step
 _CLOSE_SECONDS = 5.0
@@ -54,7 +54,7 @@ class EngineProcess:
         self._heard = time.monotonic()
         self._ready = False
         self._stats = EngineStats()
-        self._early: list[Sample] = []
+        self._early: list[Sample | TokenChunk] = []
         self._send(settings)
 
     @property
@@ -67,13 +67,13 @@ class EngineProcess:
         if requests:
             self._send(Submit.pack(requests))
 
-    def poll(self, timeout: float) -> list[Sample]:
-        """Samples that have finished; waits up to ``timeout`` seconds for the first."""
+    def poll(self, timeout: float) -> list[Sample | TokenChunk]:
+        """What has come of the requests; waits up to ``timeout`` seconds for the first."""
         early, self._early = self._early, []
         return early or self._receive(timeout)
 
-    def abort(self, request_ids: Sequence[int]) -> None:
-        self._send(Abort(list(request_ids)))
+    def abort(self, samples: Sequence[SampleKey]) -> None:
+        self._send(Abort(list(samples)))
 
     def stats(self) -> EngineStats:
         """The latest counters that the engine has sent."""
@@ -96,18 +96,18 @@ class EngineProcess:
         except OSError:
             raise self._death() from None
 
-    def _receive(self, timeout: float) -> list[Sample]:
-        samples: list[Sample] = []
+    def _receive(self, timeout: float) -> list[Sample | TokenChunk]:
+        outputs: list[Sample | TokenChunk] = []
         wait = int(timeout * 1000)
         while self._readable.poll(wait):
-            samples += self._take_one()
+            outputs += self._take_one()
             wait = 0
-        if not samples and time.monotonic() - self._heard > self._watchdog_seconds:
+        if not outputs and time.monotonic() - self._heard > self._watchdog_seconds:
             self._process.kill()
             raise EngineError(f"the engine gave no sign of life for {self._watchdog_seconds:.0f} s and was ended")
-        return samples
+        return outputs
 
-    def _take_one(self) -> list[Sample]:
+    def _take_one(self) -> list[Sample | TokenChunk]:
         try:
             message = self._connection.recv()
         except (EOFError, OSError):

@@ -16,7 +16,7 @@ from runner.engine.plan import Chunk, StepPlan
 from runner.engine.repetition import ends_in_cycle
 from runner.engine.sequence import Sequence
 from runner.engine.slots import SlotTable
-from runner.types import EngineStats, FinishReason, Sample
+from runner.types import EngineStats, FinishReason, Sample, SampleKey, TokenChunk
 
 STATUS_STOP = 1
 STATUS_NAN = 2
@@ -77,16 +77,26 @@ class Scheduler:
             )
         return None
 
-    def abort(self, request_ids: set[int]) -> list[Sample]:
-        """Ends the sequences of these requests wherever they are."""
-        ended = [s for s in self._waiting if s.request_id in request_ids]
+    def abort(self, keys: set[SampleKey]) -> list[Sample]:
+        """Ends these samples wherever they are."""
+        ended = [s for s in self._waiting if s.key in keys]
         if ended:
-            self._waiting = deque(s for s in self._waiting if s.request_id not in request_ids)
+            self._waiting = deque(s for s in self._waiting if s.key not in keys)
         samples = [self._sample(s, s.outputs, FinishReason.ABORT) for s in ended]
-        for sequence in list(self.slots.sequences):
-            if sequence is not None and sequence.request_id in request_ids and not self.slots.gone[sequence.slot]:
-                samples.append(self._end(sequence.slot, FinishReason.ABORT))
+        for slot, sequence in enumerate(self.slots.sequences):
+            if sequence is not None and sequence.key in keys and not self.slots.gone[slot]:
+                samples.append(self._end(slot, FinishReason.ABORT))
         return samples
+
+    def take_chunks(self) -> list[TokenChunk]:
+        """The tokens accepted since the last call for the samples that stream and go on."""
+        table, chunks = self.slots, []
+        for slot in np.flatnonzero(table.streamed & ~table.gone).tolist():
+            sequence = table.sequences[slot]
+            if sequence is not None and table.num_outputs[slot] > sequence.num_streamed:
+                chunks.append(TokenChunk(*sequence.key, table.made(slot)[sequence.num_streamed :].tolist()))
+                sequence.num_streamed = int(table.num_outputs[slot])
+        return chunks
 
     @property
     def has_work(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from runner.engine.block_manager import hash_blocks
-from runner.types import SamplingParams
+from runner.types import SampleKey, SamplingParams
 
 
 @dataclass(slots=True, eq=False)
@@ -35,8 +35,14 @@ class Sequence:
     seed: int
     limit: int  # prompt + most output tokens
     outputs: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # made before a preemption
+    stream: bool = False
+    num_streamed: int = 0  # output tokens that were sent ahead of the sample
     slot: int = -1
     num_scheduled: int = 0  # tokens of `token_ids` whose prefill has been scheduled
+
+    @property
+    def key(self) -> SampleKey:
+        return self.request_id, self.sample_index
 
     @property
     def token_ids(self) -> np.ndarray:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 from runner.engine.build import build_core
@@ -18,7 +19,7 @@ from runner.engine.core import EngineCore
 from runner.engine.settings import EngineSettings
 from runner.engine.wire import Abort, Close, Failed, Progress, Ready, Submit
 from runner.errors import RunnerError
-from runner.types import Sample
+from runner.types import Sample, TokenChunk
 
 _HEARTBEAT_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1
@@ -69,21 +70,25 @@ class Server:
                     return
                 self._handle(message)
                 idle_ms = 0
-            self._report(self._core.step() if self._core.has_work else [])
+            if self._core.has_work:
+                samples = self._core.step()
+                self._report([*samples, *self._core.take_chunks()])
+            else:
+                self._report([])
 
     def _handle(self, message: object) -> None:
         match message:
             case Submit():
                 self._report(self._core.add(message.unpack()))
-            case Abort(request_ids):
-                self._report(self._core.abort(set(request_ids)))
+            case Abort(samples):
+                self._report(self._core.abort(set(samples)))
             case _:
                 raise AssertionError(f"unknown message {message!r}")
 
-    def _report(self, samples: list[Sample]) -> None:
+    def _report(self, outputs: Sequence[Sample | TokenChunk]) -> None:
         now = time.monotonic()
-        if samples or now - self._sent >= _HEARTBEAT_SECONDS:
-            self._sender.put(Progress.pack(samples, self._core.stats()))
+        if outputs or now - self._sent >= _HEARTBEAT_SECONDS:
+            self._sender.put(Progress.pack(outputs, self._core.stats()))
             self._sent = now
 
 

@@ -30,6 +30,7 @@ class SlotTable:
         self.in_flight = np.zeros(num_slots, np.int32)  # launched steps that sample for the slot, results unread
         self.gone = np.zeros(num_slots, bool)  # the sequence has ended: later results are dropped
         self.watched = np.zeros(num_slots, np.int32)  # tokens that an exact cycle must cover; 0 is off
+        self.streamed = np.zeros(num_slots, bool)  # sends its tokens ahead of the sample
         self.drawn = np.zeros(num_slots, bool)  # samples with a temperature
         self.edited = np.zeros(num_slots, bool)  # penalties or biases change its logits
         self._free = list(range(num_slots - 1, -1, -1))
@@ -53,6 +54,7 @@ class SlotTable:
         self.num_outputs[slot] = made
         self.gone[slot] = False
         self.watched[slot] = sequence.sampling.repetition_stop
+        self.streamed[slot] = sequence.stream
         self.drawn[slot] = sequence.sampling.temperature > 0
         self.edited[slot] = needs_edits(sequence.sampling)
         return slot

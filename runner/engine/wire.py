@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.types import EngineRequest, EngineStats, FinishReason, Sample, SamplingParams
+from runner.types import EngineRequest, EngineStats, FinishReason, Sample, SampleKey, SamplingParams, TokenChunk
 
 
 @dataclass(slots=True)
@@ -20,7 +20,7 @@ class Submit:
     token_ids: np.ndarray  # int32, all prompts one after another
     params: list[SamplingParams]
     params_of: np.ndarray  # [N] int32
-    samples: list[tuple[tuple[int, ...], tuple[int, ...]]]  # (seeds, sample_indices) of each request
+    samples: list[tuple[tuple[int, ...], tuple[int, ...], bool]]  # (seeds, sample_indices, stream) of each request
 
     @classmethod
     def pack(cls, requests: Sequence[EngineRequest]) -> Submit:
@@ -33,14 +33,14 @@ class Submit:
             np.concatenate(prompts) if prompts else np.empty(0, np.int32),
             list(known),
             np.array(params_of, np.int32),
-            [(tuple(r.seeds), tuple(r.sample_indices)) for r in requests],
+            [(tuple(r.seeds), tuple(r.sample_indices), r.stream) for r in requests],
         )
 
     def unpack(self) -> list[EngineRequest]:
         prompts = np.split(self.token_ids, self.ends[:-1])
         return [
-            EngineRequest(request_id, prompt, self.params[which], seeds, indices)
-            for request_id, prompt, which, (seeds, indices) in zip(
+            EngineRequest(request_id, prompt, self.params[which], *how)
+            for request_id, prompt, which, how in zip(
                 self.request_ids.tolist(), prompts, self.params_of.tolist(), self.samples, strict=True
             )
         ]
@@ -48,7 +48,7 @@ class Submit:
 
 @dataclass(slots=True)
 class Abort:
-    request_ids: list[int]
+    samples: list[SampleKey]
 
 
 @dataclass(slots=True)
@@ -71,25 +71,30 @@ class Failed:
 
 @dataclass(slots=True)
 class Progress:
-    """Finished samples as arrays, and the counters; without samples it is a sign of life."""
+    """Samples and chunks as arrays, and the counters; with neither it is a sign of life."""
 
     stats: EngineStats
     ids: np.ndarray  # [N, 3] int64: request_id, sample_index, number of tokens
-    token_ids: np.ndarray  # int32
-    ends: list[tuple[FinishReason, int | str | None, str | None, Any]]  # reason, stop_reason, error, logprobs
+    token_ids: np.ndarray  # int32, one output after another
+    ends: list[tuple[FinishReason, int | str | None, str | None, Any] | None]  # of samples; None for chunks
 
     @classmethod
-    def pack(cls, samples: Sequence[Sample], stats: EngineStats) -> Progress:
-        ids = np.array([(s.request_id, s.sample_index, len(s.token_ids)) for s in samples], np.int64).reshape(-1, 3)
-        token_ids = np.concatenate([np.array(s.token_ids, np.int32) for s in samples]) if samples else _NOTHING
-        return cls(stats, ids, token_ids, [(s.finish_reason, s.stop_reason, s.error, s.logprobs) for s in samples])
+    def pack(cls, outputs: Sequence[Sample | TokenChunk], stats: EngineStats) -> Progress:
+        ids = np.array([(o.request_id, o.sample_index, len(o.token_ids)) for o in outputs], np.int64).reshape(-1, 3)
+        token_ids = np.array([token for o in outputs for token in o.token_ids], np.int32)
+        return cls(stats, ids, token_ids, [_end_of(o) for o in outputs])
 
-    def unpack(self) -> list[Sample]:
-        samples, at = [], 0
+    def unpack(self) -> list[Sample | TokenChunk]:
+        outputs: list[Sample | TokenChunk] = []
+        at = 0
         for (request_id, index, count), end in zip(self.ids.tolist(), self.ends, strict=True):
-            samples.append(Sample(request_id, index, self.token_ids[at : at + count].tolist(), *end))
+            tokens = self.token_ids[at : at + count].tolist()
             at += count
-        return samples
+            outputs.append(Sample(request_id, index, tokens, *end) if end else TokenChunk(request_id, index, tokens))
+        return outputs
 
 
-_NOTHING = np.empty(0, np.int32)
+def _end_of(output: Sample | TokenChunk) -> tuple[FinishReason, int | str | None, str | None, Any] | None:
+    if isinstance(output, TokenChunk):
+        return None
+    return output.finish_reason, output.stop_reason, output.error, output.logprobs

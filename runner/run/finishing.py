@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.errors import RunnerError
 from runner.run.inflight import RowWork, Ticket
-from runner.text import StopMatcher
+from runner.run.stopping import stop_matcher
 from runner.types import (
     Completion,
     FinishReason,
@@ -40,7 +40,7 @@ class Finisher:
 
     def take(self, ticket: Ticket, sample: Sample) -> int:
         """Adds a sample to its row's result; returns its number of completion tokens."""
-        if sample.finish_reason in (FinishReason.ERROR, FinishReason.ABORT):
+        if sample.finish_reason is FinishReason.ERROR:
             self._fail(ticket, sample, Stage.GENERATE, "engine", sample.error or "the engine gave no reason")
             return 0
         completion = self._completion(ticket, sample)
@@ -67,15 +67,11 @@ class Finisher:
     def _text(self, request: Request, sample: Sample) -> tuple[str, int, FinishReason, int | str | None]:
         sampling = request.sampling
         if sampling.stop:
-            matcher = StopMatcher(
-                self._tokenizer,
-                sampling.stop,
-                include_stop=sampling.include_stop_str_in_output,
-                skip_special_tokens=sampling.skip_special_tokens,
-            )
+            matcher = stop_matcher(self._tokenizer, sampling)
             hit = matcher.push(sample.token_ids) or matcher.finish()
             if hit:
                 return hit.text, hit.num_tokens, FinishReason.STOP, hit.stop
+        assert sample.finish_reason is not FinishReason.ABORT, "only a stop string ends a sample early"
         text = self._tokenizer.decode(sample.token_ids, skip_special_tokens=sampling.skip_special_tokens)
         return text, len(sample.token_ids), sample.finish_reason, sample.stop_reason
 

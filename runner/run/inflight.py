@@ -52,6 +52,10 @@ class InFlight:
         self.num_samples += len(work.pending)
         return [self._ask(work, request, indices) for request in work.requests if (indices := _open(work, request))]
 
+    def ticket(self, request_id: int) -> Ticket | None:
+        """Whose request it is; None when it is no longer waited for."""
+        return self._tickets.get(request_id)
+
     def settle(self, sample: Sample) -> Ticket | None:
         """Marks a sample as back; None when its request is no longer waited for (an old engine's answer)."""
         ticket = self._tickets.get(sample.request_id)
@@ -79,7 +83,12 @@ class InFlight:
         request_id = next(self._ids)
         self._tickets[request_id] = Ticket(work, request, seeds)
         return EngineRequest(
-            request_id, request.prompt_token_ids, request.sampling, tuple(seeds.values()), tuple(indices)
+            request_id,
+            request.prompt_token_ids,
+            request.sampling,
+            tuple(seeds.values()),
+            tuple(indices),
+            stream=bool(request.sampling.stop),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from runner.errors import EngineError
@@ -13,8 +13,9 @@ from runner.run.finishing import Finisher, quarantined
 from runner.run.inflight import InFlight, RowWork
 from runner.run.recovery import RestartingEngine, Suspects
 from runner.run.source import WorkSource
+from runner.run.stopping import StopWatch
 from runner.signals import Stop, StopFlag
-from runner.types import RowResult, Sample
+from runner.types import RowResult, Sample, TokenChunk
 
 BATCH_ROWS = 256  # rendered and submitted between two polls, at most
 REFILL_SHARE = 0.75  # rows are admitted once fewer than this share of the samples allowed is in flight
@@ -37,6 +38,7 @@ class Loop:
         source: WorkSource,
         engine: RestartingEngine,
         finisher: Finisher,
+        watch: StopWatch,
         writer: ResultWriter,
         inflight: InFlight,
         budget: ErrorBudget,
@@ -49,6 +51,7 @@ class Loop:
         self._source = source
         self._engine = engine
         self._finisher = finisher
+        self._watch = watch
         self._writer = writer
         self._inflight = inflight
         self._budget = budget
@@ -110,10 +113,15 @@ class Loop:
         if requests:
             self._engine.submit(requests)
 
-    def _take(self, samples: list[Sample]) -> None:
+    def _take(self, outputs: Sequence[Sample | TokenChunk]) -> None:
         """Adds samples to their rows and writes the rows that are complete."""
+        chunks = [output for output in outputs if isinstance(output, TokenChunk)]
+        self._engine.abort(self._watch.stopped(chunks, self._inflight))
         finished = []
-        for sample in samples:
+        for sample in outputs:
+            if isinstance(sample, TokenChunk):
+                continue
+            self._watch.forget((sample.request_id, sample.sample_index))
             ticket = self._inflight.settle(sample)
             if ticket is None:
                 continue
@@ -132,6 +140,7 @@ class Loop:
     def _recover(self, error: EngineError) -> None:
         """Takes back what the failed engine held and goes on with a new one."""
         rows = self._inflight.take_all()
+        self._watch.forget_all()
         condemned = self._suspects.crashed(rows) if self._engine.has_served else self._suspects.put_back(rows)
         self._write([quarantined(work, f"alone with this row the engine failed twice: {error}") for work in condemned])
         self._engine.failed(error)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from runner.errors import EngineError
 from runner.run.inflight import RowWork
-from runner.types import EngineClient, EngineRequest, EngineStats, Sample
+from runner.types import EngineClient, EngineRequest, EngineStats, Sample, SampleKey, TokenChunk
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +85,15 @@ class RestartingEngine:
         self._has_served = True
         self.ready_since = self.ready_since or time.monotonic()
 
-    def poll(self, timeout: float) -> list[Sample]:
-        samples = self.start().poll(timeout)
-        if samples:
+    def poll(self, timeout: float) -> Sequence[Sample | TokenChunk]:
+        outputs = self.start().poll(timeout)
+        if any(isinstance(output, Sample) for output in outputs):
             self._failures = 0
-        return samples
+        return outputs
+
+    def abort(self, samples: Sequence[SampleKey]) -> None:
+        if samples:
+            self.start().abort(samples)
 
     def stats(self) -> EngineStats:
         return self._client.stats() if self._client is not None else EngineStats()

@@ -23,6 +23,7 @@ from runner.run.intake import take_stock
 from runner.run.loop import Loop
 from runner.run.recovery import RestartingEngine
 from runner.run.source import WorkSource
+from runner.run.stopping import StopWatch
 from runner.signals import StopFlag
 from runner.text import resolve_sampling
 
@@ -119,6 +120,7 @@ class _Plan:
             source=WorkSource(output, InventoryReader(self._inventory), renderer, samples_per_row),
             engine=engine,
             finisher=Finisher(self._job, tokenizer, self._columns.names, self._backend.model_name),
+            watch=StopWatch(tokenizer),
             writer=output,
             inflight=InFlight(config.seed),
             budget=ErrorBudget(config.output.max_error_rate, config.output.max_error_rate_after),

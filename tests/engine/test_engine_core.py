@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -140,7 +142,7 @@ def test_abort_ends_waiting_and_running_sequences(async_batching: bool) -> None:
     core.add([request(i, [i, 1], max_tokens=50) for i in range(6)])
     for _ in range(3):
         core.step()
-    aborted = core.abort({0, 5})
+    aborted = core.abort({(0, 0), (5, 0)})
     assert {(s.request_id, s.finish_reason) for s in aborted} == {(0, FinishReason.ABORT), (5, FinishReason.ABORT)}
     made = {s.request_id: s.token_ids for s in aborted}
     assert made[0] == stub_answer([0, 1], 50, 0)[: len(made[0])]
@@ -207,3 +209,29 @@ def test_repetition_stop() -> None:
     (sample,) = finish(core)
     assert sample.finish_reason is FinishReason.REPETITION
     assert len(sample.token_ids) == 12
+
+
+def test_streamed_chunks_are_the_sample_without_its_end() -> None:
+    config = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=64, block_size=4, num_blocks=20)
+    core = make_core(config)
+    core.add([replace(request(i, [i, i + 1, i + 2], max_tokens=40), stream=i != 3) for i in range(4)])
+    samples, streamed = [], {i: [] for i in range(4)}
+    while core.has_work:
+        samples += core.step()
+        for chunk in core.take_chunks():
+            streamed[chunk.request_id] += chunk.token_ids
+    assert core.stats().preemptions > 0
+    for sample in samples:
+        count = len(streamed[sample.request_id])
+        assert streamed[sample.request_id] == sample.token_ids[:count]
+        assert (count > 30) == (sample.request_id != 3)
+
+
+def test_a_slot_is_not_handed_out_while_results_for_it_are_in_flight() -> None:
+    """Planted: a slot released as soon as its sequence ends, while one more step still samples for it."""
+    core = make_core(CONFIG, stop_below=997)
+    core.add([request(0, [5], max_tokens=50)])
+    core.step()
+    core.step()
+    with pytest.raises(AssertionError, match="in flight"):
+        core.scheduler.slots.release(0)

@@ -11,13 +11,16 @@ from runner.errors import EngineError
 from runner.types import (
     Completion,
     EngineRequest,
+    FinishReason,
     Request,
     RowError,
     RowResult,
     Sample,
+    SampleKey,
     SamplingParams,
     SourceRow,
     Stage,
+    TokenChunk,
 )
 
 NAMES = {name: name for name in ("row_id", "request_index", "sample_index", "completion", "seed", "finish_reason")}
@@ -123,3 +126,30 @@ class Fragile(EchoEngine):
         if self._broken:
             raise EngineError("the engine process was killed by signal 9")
         return [self._held.pop()] if self._held else []
+
+
+class Streaming(EchoEngine):
+    """Repeats a prompt for ever, a token a poll, until it is told to end the sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.longest = 0
+        self._running: dict[SampleKey, tuple[list[int], int]] = {}
+        self._ended: list[Sample | TokenChunk] = []
+
+    def submit(self, requests: Sequence[EngineRequest]) -> None:
+        assert all(request.stream for request in requests)
+        self._running |= {(request.request_id, 0): (list(request.prompt_token_ids), 0) for request in requests}
+
+    def poll(self, timeout: float) -> list[Sample | TokenChunk]:  # type: ignore[override]
+        outputs, self._ended = self._ended, []
+        for key, (prompt, count) in self._running.items():
+            outputs.append(TokenChunk(*key, [prompt[count % len(prompt)]]))
+            self._running[key] = prompt, count + 1
+            self.longest = max(self.longest, count + 1)
+        return outputs
+
+    def abort(self, samples: Sequence[SampleKey]) -> None:
+        for key in samples:
+            prompt, count = self._running.pop(key)
+            self._ended.append(Sample(*key, [prompt[i % len(prompt)] for i in range(count)], FinishReason.ABORT))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fakes import NAMES, Fragile, Memory, PlainJob, Rendering, Rows, Spans
+from fakes import NAMES, Fragile, Memory, PlainJob, Rendering, Rows, Spans, Streaming
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,7 @@ from runner.run.inflight import InFlight
 from runner.run.loop import Loop
 from runner.run.recovery import RestartingEngine
 from runner.run.source import WorkSource
+from runner.run.stopping import StopWatch
 from runner.seeds import sample_seed
 from runner.signals import Stop, StopFlag
 from runner.types import Completion, EngineClient, Refused, SamplingParams, Stage
@@ -46,6 +47,7 @@ def make_loop(
         source=WorkSource(Spans(num_rows, done), Rows(num_rows, bad), Rendering(sampling), sampling.n),
         engine=RestartingEngine(factory),
         finisher=Finisher(job or PlainJob(), EchoTokenizer(), NAMES, "echo"),
+        watch=StopWatch(EchoTokenizer()),
         writer=writer,
         inflight=InFlight(run_seed=0),
         budget=ErrorBudget(max_rate, after=10),
@@ -246,3 +248,12 @@ def test_a_stop_that_comes_when_all_is_done_changes_nothing() -> None:
     loop = make_loop(writer, 3, factory=lambda: Stopping(stop, Stop.DRAIN), stop=stop)
     assert loop.run()
     assert len(writer.results) == 3
+
+
+def test_a_stop_string_ends_the_sample_in_the_engine() -> None:
+    """Without the abort the engine would go on to a million tokens."""
+    engine, writer = Streaming(), Memory()
+    sampling = SamplingParams(temperature=0.0, stop=("3r", "7r"), max_tokens=10**6)
+    assert make_loop(writer, 8, factory=lambda: engine, sampling=sampling, bad=frozenset({0, 1, 2, 4, 5, 6})).run()
+    assert {k: v for k, v in writer.texts().items() if v} == {3: ["row "], 7: ["row "]}
+    assert engine.longest <= 8

@@ -58,7 +58,7 @@ def test_the_stand_in_keeps_an_engines_promises(
 def test_an_aborted_request_gives_nothing() -> None:
     engine = EchoEngine()
     engine.submit([EngineRequest(i, [1], SamplingParams(), (0,)) for i in range(3)])
-    engine.abort([1])
+    engine.abort([(1, 0)])
     assert [sample.request_id for sample in engine.poll(0)] == [0, 2]
 
 

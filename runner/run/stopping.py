@@ -1,0 +1,50 @@
+"""Ends a sample in the engine as soon as a stop string stands in its text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from runner.run.inflight import InFlight, Ticket
+from runner.text import StopMatcher
+from runner.types import SampleKey, SamplingParams, TokenChunk, Tokenizer
+
+
+def stop_matcher(tokenizer: Tokenizer, sampling: SamplingParams) -> StopMatcher:
+    """A matcher for one sample of a request that has stop strings."""
+    return StopMatcher(
+        tokenizer,
+        sampling.stop,
+        include_stop=sampling.include_stop_str_in_output,
+        skip_special_tokens=sampling.skip_special_tokens,
+    )
+
+
+class StopWatch:
+    """Follows the samples that stream. It only saves work: the text is cut where the sample is finished."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._matchers: dict[SampleKey, StopMatcher] = {}
+
+    def stopped(self, chunks: Iterable[TokenChunk], inflight: InFlight) -> list[SampleKey]:
+        """The samples that may end now."""
+        ended = []
+        for chunk in chunks:
+            ticket = inflight.ticket(chunk.request_id)
+            key = chunk.request_id, chunk.sample_index
+            if ticket is not None and self._matcher(key, ticket).push(chunk.token_ids):
+                ended.append(key)
+        return ended
+
+    def forget(self, key: SampleKey) -> None:
+        """The sample is back."""
+        self._matchers.pop(key, None)
+
+    def forget_all(self) -> None:
+        """The engine that streamed is gone."""
+        self._matchers.clear()
+
+    def _matcher(self, key: SampleKey, ticket: Ticket) -> StopMatcher:
+        if key not in self._matchers:
+            self._matchers[key] = stop_matcher(self._tokenizer, ticket.request.sampling)
+        return self._matchers[key]
