@@ -137,6 +137,10 @@ class SamplingConfig:
     repetition_penalty: float | None = affects(None, "Default 1.0 (off)")
     presence_penalty: float = affects(0.0, "Per token that already stands in the answer")
     frequency_penalty: float = affects(0.0, "Per occurrence in the answer")
+    logit_bias: dict[Any, Any] = affects(dict, "Token id to a number from -100 to 100, added to its logit: {50256: -5}")
+    bad_words: list[str] = affects(list, "Words never written; each must be one token of the model")
+    logprobs: int | None = affects(None, "The engine returns no log probabilities: any number is refused")
+    repetition_stop: int = affects(0, "Stop once an exact cycle covers this many tokens, 3 or more; 0 is off")
     skip_special_tokens: bool = affects(True, "Leave special tokens out of the text")
     include_stop_str_in_output: bool = affects(False, "Keep the stop string in the text")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from runner.config import RunnerConfig
 
@@ -17,7 +17,7 @@ _SECRET = re.compile(r"(.*_)?(token|password|passwd|secret|api_?key|access_?key|
 
 @dataclass(frozen=True)
 class Key:
-    """One setting. ``free_form`` keys hold a dict of the user's own names."""
+    """One setting. ``free_form`` keys hold a dict whose names are the user's own."""
 
     name: str
     type: Any
@@ -27,7 +27,7 @@ class Key:
 
     @property
     def free_form(self) -> bool:
-        return self.type == dict[str, Any]
+        return get_origin(self.type) is dict
 
     @property
     def type_name(self) -> str:
@@ -35,6 +35,8 @@ class Key:
             return "str | list"
         if isinstance(self.type, type) and issubclass(self.type, Enum):
             return " or ".join(member.value for member in self.type)
+        if self.free_form:
+            return "dict"
         return self.type.__name__ if type(self.type) is type else str(self.type)
 
 

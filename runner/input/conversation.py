@@ -116,9 +116,11 @@ def _batch_sampling(body: dict[str, Any]) -> dict[str, Any]:
     }
     if body.get("max_completion_tokens") is not None:
         values["max_tokens"] = body["max_completion_tokens"]
-    if body.get("logprobs"):
-        asked = body["logprobs"]
-        values["logprobs"] = (body.get("top_logprobs") or 0) if asked is True else asked
+    asked = body.get("logprobs")
+    if asked is not None and asked is not False:  # 0 asks for the sampled token's
+        values["logprobs"] = asked
+    elif body.get("top_logprobs"):
+        values["logprobs"] = body["top_logprobs"]
     return values
 
 

@@ -19,7 +19,7 @@ from runner.input.conversation import (
 )
 from runner.input.drafts import Draft, fill_ids, fit
 from runner.input.template import TemplateError, load_template
-from runner.text import ChatError, override_sampling
+from runner.text import ChatError, override_sampling, resolve_tokens
 from runner.text.interface import PromptTokenizer
 from runner.types import Job, Refused, Request, RowError, SamplingParams, SourceRow, Stage
 
@@ -62,6 +62,7 @@ class Renderer:
         self._config = job_config
         self._messages_column = input_config.messages_column
         self._sampling = sampling
+        self._plain_sampling = resolve_tokens(sampling, tokenizer)
         self._max_model_len = max_model_len
         self._template = load_template(job_config, columns)
         self._ask = self._choose_ask(columns)
@@ -107,14 +108,22 @@ class Renderer:
             raise
         except Exception as error:
             raise PromptError("job_failed", f"prompt(row) raised {type(error).__name__}: {error}") from error
-        if values.get(SAMPLING_COLUMN) is not None:
-            ask.sampling.update(as_object(values[SAMPLING_COLUMN], SAMPLING_COLUMN))
         if self._template is None and ask.prompt is not None and ask.prompt is values.get(self._messages_column):
             ask.prompt = as_list(ask.prompt, self._messages_column)
             if values.get(TOOLS_COLUMN):
                 ask.template_kwargs.setdefault("tools", as_list(values[TOOLS_COLUMN], TOOLS_COLUMN))
+        return ask, self._sampled(ask, values)
+
+    def _sampled(self, ask: Ask, values: dict[str, Any]) -> SamplingParams:
+        """The job's sampling, under the batch line's options, under the row's own; as the engine takes it."""
         try:
-            return ask, override_sampling(self._sampling, ask.sampling, f"{SAMPLING_COLUMN}.")
+            sampling = override_sampling(self._sampling, ask.sampling, "body.")
+            if values.get(SAMPLING_COLUMN) is not None:
+                own = as_object(values[SAMPLING_COLUMN], SAMPLING_COLUMN)
+                sampling = override_sampling(sampling, own, f"{SAMPLING_COLUMN}.")
+            if sampling is self._sampling:
+                return self._plain_sampling
+            return resolve_tokens(sampling, self._tokenizer, f"{SAMPLING_COLUMN}." if not ask.sampling else "body.")
         except ConfigError as error:
             raise PromptError("bad_sampling", str(error)) from None
 

@@ -5,6 +5,7 @@ from runner.text.chat import ChatError, RenderedChat
 from runner.text.detokenizer import IncrementalDetokenizer, StopHit, StopMatcher
 from runner.text.interface import PromptTokenizer
 from runner.text.sampling import eos_token_ids, load_generation_config, override_sampling, resolve_sampling
+from runner.text.token_edits import resolve_tokens
 from runner.text.tokenizer import TextTokenizer
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "load_generation_config",
     "override_sampling",
     "resolve_sampling",
+    "resolve_tokens",
 ]

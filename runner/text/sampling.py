@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 _FROM_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _NAMES = tuple(item.name for item in fields(SamplingParams))
 _INT64 = 1 << 63
+FEWEST_CYCLE_TOKENS = 3
 
 
 def load_generation_config(folder: str | Path) -> dict[str, Any]:
@@ -50,7 +51,8 @@ def resolve_sampling(config: SamplingConfig, generation_config: Mapping[str, Any
     What the model decided is logged. Raises ConfigError naming the key, the value and the fix.
     """
     given = {name: value for name in _NAMES if (value := getattr(config, name, None)) is not None}
-    given["stop"] = [_newlines(stop) for stop in given.get("stop", [])]
+    for name in ("stop", "bad_words"):
+        given[name] = [_newlines(text) for text in given.get(name, [])]
     taken = {
         name: generation_config[name]
         for name in _FROM_MODEL
@@ -63,12 +65,16 @@ def resolve_sampling(config: SamplingConfig, generation_config: Mapping[str, Any
 
 def override_sampling(params: SamplingParams, values: Mapping[str, Any], prefix: str = "sampling.") -> SamplingParams:
     """``params`` with some values replaced, null ones left alone; each is checked, unknown ones are refused."""
+    if not values:
+        return params
     unknown = [name for name in values if name not in _NAMES]
     if unknown:
         near = difflib.get_close_matches(unknown[0], _NAMES, 1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_NAMES)}"
         raise ConfigError(f"{prefix}{unknown[0]} is not a sampling option; {hint}")
     checked = {name: _CHECKS[name](f"{prefix}{name}", value) for name, value in values.items() if value is not None}
+    if not checked:
+        return params
     params = replace(params, **checked)
     _check_together(params, prefix)
     return params
@@ -136,15 +142,36 @@ def _token_ids(key: str, value: Any) -> tuple[int, ...]:
     return tuple(_integer(0, fix="a list of token ids")(key, v) for v in value)
 
 
+_BIAS_FIX = "a mapping of token ids to numbers from -100 to 100"
+_BIAS_ID = _integer(0, fix=_BIAS_FIX)
+_BIAS = _number(lambda x: -100 <= x <= 100, _BIAS_FIX)
+
+
 def _logit_bias(key: str, value: Any) -> tuple[tuple[int, float], ...]:
-    """A mapping of token id (a string in JSON) to bias, or pairs of the two."""
-    pairs = list(value.items()) if isinstance(value, Mapping) else value
-    fix = "a mapping of token ids to numbers from -100 to 100"
-    bias = _number(lambda x: -100 <= x <= 100, fix)
-    try:
-        return tuple((int(token), bias(key, b)) for token, b in pairs if b is not None)
-    except (TypeError, ValueError):
-        raise _bad(key, value, fix) from None
+    """A mapping of token id (a string in JSON) to bias; null biases, which Arrow fills in, do not count."""
+    if not isinstance(value, Mapping):
+        raise _bad(key, value, _BIAS_FIX)
+    given = [(_token_id(key, token), _BIAS(key, bias)) for token, bias in value.items() if bias is not None]
+    if len(dict(given)) < len(given):
+        raise _bad(key, value, "a mapping that names each token id once")
+    return tuple(given)
+
+
+def _token_id(key: str, token: Any) -> int:
+    is_text = isinstance(token, str) and token.isascii() and token.isdigit()
+    return _BIAS_ID(key, int(token) if is_text and len(token) < len(str(_INT64)) else token)
+
+
+def _repetition_stop(key: str, value: Any) -> int:
+    """A cycle must be seen three times, so one that covers fewer tokens is none."""
+    cover = _integer(0)(key, value)
+    if 0 < cover < FEWEST_CYCLE_TOKENS:
+        raise _bad(key, value, f"0 (off) or at least {FEWEST_CYCLE_TOKENS}")
+    return cover
+
+
+def _logprobs(key: str, value: Any) -> None:
+    raise ConfigError(f"{key}={value!r}: the engine returns no log probabilities; leave it out")
 
 
 _PENALTY = _number(lambda x: -2 <= x <= 2, "a number from -2 to 2")
@@ -165,8 +192,8 @@ _CHECKS: dict[str, Check] = {
     "frequency_penalty": _PENALTY,
     "logit_bias": _logit_bias,
     "bad_words": _strings,
-    "logprobs": _integer(0),
-    "repetition_stop": _integer(0),
+    "logprobs": _logprobs,
+    "repetition_stop": _repetition_stop,
     "skip_special_tokens": _flag,
     "include_stop_str_in_output": _flag,
 }

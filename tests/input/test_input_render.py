@@ -166,6 +166,41 @@ def test_a_row_overrides_the_jobs_sampling(tokenizer: TextTokenizer) -> None:
     assert request(text).sampling.seed == 4
 
 
+def test_bad_words_of_one_token_become_biases_and_others_are_refused(tokenizer: TextTokenizer) -> None:
+    (the,), (spaced,) = tokenizer.encode("the", special=False), tokenizer.encode(" the", special=False)
+    never = float("-inf")
+    row, alone, long, none = render(
+        tokenizer,
+        {"prompt": "a", "sampling_params": {"bad_words": ["the"], "logit_bias": {the: 4, 7: 1}}},
+        {"prompt": "a", "sampling_params": {"bad_words": ["\x01"]}},
+        {"prompt": "a", "sampling_params": {"bad_words": ["zebra"]}},
+        {"prompt": "a", "sampling_params": {"bad_words": []}},
+    )
+    assert dict(request(row).sampling.logit_bias) == {the: never, spaced: never, 7: 1.0}
+    assert request(row).sampling.bad_words == ()
+    assert [value for _, value in request(alone).sampling.logit_bias] == [never]
+    assert error(long).code == "bad_sampling"
+    assert "sampling_params.bad_words='zebra' is 5 tokens of this model" in error(long).message
+    assert request(none).sampling.logit_bias == ()
+
+
+def test_the_jobs_own_bad_words_are_refused_at_once_and_a_rows_replace_them(tokenizer: TextTokenizer) -> None:
+    def renderer(*words: str) -> Renderer:
+        params = SamplingParams(bad_words=words)
+        return Renderer(FileJob(), tokenizer, JobConfig(name="t"), InputConfig(path="x"), params, None, ["prompt"])
+
+    with pytest.raises(ConfigError, match=r"sampling\.bad_words='zebra'"):
+        renderer("zebra")
+    plain, own = renderer("\x01").render(
+        [SourceRow(0, {"prompt": "a"}), SourceRow(1, {"prompt": "a", "sampling_params": {"bad_words": ["\x02"]}})]
+    )
+    ids = [tokenizer.encode(text, special=False)[0] for text in ("\x01", "\x02")]
+    assert [[token for token, _ in request(items).sampling.logit_bias] for items in (plain, own)] == [
+        [ids[0]],
+        [ids[1]],
+    ]
+
+
 def test_a_row_of_several_samples_stands_for_all_of_them(tokenizer: TextTokenizer) -> None:
     long = error(render(tokenizer, {"prompt": "z" * 99, "sampling_params": {"n": 4}}, max_model_len=50)[0])
     assert (long.code, long.num_samples) == ("prompt_too_long", 4)
@@ -188,14 +223,14 @@ def test_openai_batch_lines_are_accepted_as_they_are(tokenizer: TextTokenizer) -
         "max_completion_tokens": 9,
         "temperature": 0.3,
         "stop": "END",
-        "logprobs": True,
-        "top_logprobs": 2,
+        "logprobs": False,
+        "n": 2,
         "logit_bias": {"5": -100},
         "stream": False,
         "user": "me",
         "seed": None,
     }
-    expected = SamplingParams(max_tokens=9, temperature=0.3, stop=("END",), logprobs=2, logit_bias=((5, -100.0),))
+    expected = SamplingParams(max_tokens=9, temperature=0.3, stop=("END",), n=2, logit_bias=((5, -100.0),))
     made = request(render(tokenizer, batch_line(body))[0])
     assert (made.sampling, made.messages) == (expected, [USER])
 
@@ -211,6 +246,9 @@ def test_openai_text_completions_may_hold_several_prompts(tokenizer: TextTokeniz
         (batch_line({"messages": [USER], "stream": True}), "unsupported_request"),
         (batch_line({"messages": [USER], "response_format": {"type": "json_object"}}), "unsupported_request"),
         (batch_line({"messages": [USER], "nonsense": 1}), "bad_sampling"),
+        (batch_line({"messages": [USER], "logprobs": True, "top_logprobs": 2}), "bad_sampling"),
+        (batch_line({"prompt": "a", "logprobs": 0}, "/v1/completions"), "bad_sampling"),
+        (batch_line({"messages": [USER], "logit_bias": {"999999": 1}}), "bad_sampling"),
         (batch_line({"messages": [USER]}, "/v1/embeddings"), "unsupported_request"),
         (batch_line({"messages": [USER]}, method="GET"), "unsupported_request"),
         (batch_line({}), "prompt_null"),

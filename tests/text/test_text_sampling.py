@@ -49,6 +49,16 @@ def test_backslash_n_in_a_stop_string_is_a_newline() -> None:
         ("presence_penalty", 3, "from -2 to 2"),
         ("logit_bias", {"x": 1}, "a mapping of token ids"),
         ("logit_bias", {"5": 101}, "a mapping of token ids"),
+        ("logit_bias", {-5: 1}, "a mapping of token ids"),
+        ("logit_bias", {5.5: 1}, "a mapping of token ids"),
+        ("logit_bias", {True: 1}, "a mapping of token ids"),
+        ("logit_bias", {"9" * 40: 1}, "a mapping of token ids"),
+        ("logit_bias", {"5": 1, 5: 2}, "each token id once"),
+        ("logit_bias", [[5, 1]], "a mapping of token ids"),
+        ("bad_words", [""], "strings that are not empty"),
+        ("logprobs", 0, "returns no log probabilities"),
+        ("repetition_stop", 2, "0 (off) or at least 3"),
+        ("repetition_stop", -1, "an integer of at least 0"),
         ("temprature", 1, "did you mean temperature?"),
         ("min_tokens", 2000, "sampling.min_tokens=2000 is over max_tokens=1024"),
     ],
@@ -58,6 +68,18 @@ def test_a_bad_value_is_refused_with_its_key(name: str, value: Any, message: str
         override_sampling(SamplingParams(), {name: value})
     assert message in str(error.value)
     assert f"sampling.{name}" in str(error.value)
+
+
+def test_no_overrides_give_the_very_same_parameters() -> None:
+    base = SamplingParams(n=2, temperature=0)  # as it is: what the job itself asked for was checked before
+    assert override_sampling(base, {}) is base
+    assert override_sampling(base, {"seed": None}) is base
+
+
+def test_settings_of_the_job_reach_the_parameters() -> None:
+    config = SamplingConfig(logit_bias={5: -1, "7": None}, bad_words=["a\\n"], repetition_stop=9)
+    params = resolve_sampling(config, {})
+    assert (params.logit_bias, params.bad_words, params.repetition_stop) == (((5, -1.0),), ("a\n",), 9)
 
 
 def test_several_greedy_samples_are_refused() -> None:
