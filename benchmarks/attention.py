@@ -3,7 +3,7 @@
 
     python benchmarks/attention.py [--only check,decode,prefill] [--json FILE]
 
-Needs torch with CUDA and its Triton; about two minutes. Kernels are compiled by several processes first. Times are
+Needs torch with CUDA and its Triton; under two minutes. Kernels are compiled by several processes first. Times are
 medians over replays of a CUDA graph whose launches take turns on caches larger than L2 together. TB/s counts the
 bytes of keys and values that must be read; TFLOP/s counts the products that causality leaves.
 """
@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -28,14 +27,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "engine" / "attention")]
 
 from attention_cases import Case, make_step
-from attention_data import DEVICE, DecodeData, copy_rate, graph_ms, prefill_step
+from attention_data import DEVICE, DecodeData, copy_rate, graph_ms, host_us, prefill_step
 from attention_shapes import (
     BF16,
-    CANDIDATES,
     CHECKS,
+    DECODES,
+    FEW,
+    FULL,
     PREFILL_CANDIDATES,
     PREFILLS,
-    SHAPES,
+    SHARED_PREFIX,
     DecodeShape,
 )
 from runner.engine.attention import backend_class, load_backend
@@ -51,6 +52,8 @@ from runner.engine.attention.triton_write import write_cache
 
 WORKERS = 12
 LIMITS = {torch.bfloat16: 6e-3, torch.float16: 1e-3, torch.float32: 3e-6}
+Launch = Callable[[int], Any]
+Config = DecodeConfig | PrefillConfig
 
 
 # --- what worker processes do -----------------------------------------------------------------------------------
@@ -76,25 +79,20 @@ def check(backend: str, name: str, dtype: torch.dtype, deterministic: bool) -> s
     return f"{verdict} {label}: relative error {max(errors):.1e}"
 
 
-def compile_decode(config: DecodeConfig, shape: DecodeShape) -> str | None:
+def compile_candidate(config: Config) -> str | None:
     """Fills Triton's cache on disk; returns why a candidate cannot run."""
-    small = replace(shape, rows=4, context=64, longest=0)
     try:
-        DecodeRun(small, config, num_caches=1).launch(0)
+        if isinstance(config, DecodeConfig):
+            for shape in (FULL[0], FULL[4]):  # the two kinds of attention among the shapes
+                small = replace(shape, rows=4, context=64, longest=0)
+                decode_launch(config, DecodeData(small, num_caches=1))(0)
+        else:
+            for before in (0, 16):
+                case = Case(prefill=((before, 64),) * 2, heads=32, kv_heads=8, head_dim=128, dtype=BF16)
+                query, key, value, cache, batch = prefill_step(case)
+                triton_prefill(query, key, value, cache, batch, case.spec, None, config)
         torch.cuda.synchronize()
     except Exception as error:  # noqa: BLE001 - a candidate that does not fit the chip is a result
-        return f"{type(error).__name__}: {str(error)[:150]}"
-    return None
-
-
-def compile_prefill(config: PrefillConfig, paged: bool) -> str | None:
-    before = 16 if paged else 0
-    case = Case(prefill=((before, 64),) * 2, heads=32, kv_heads=8, head_dim=128, dtype=BF16)
-    try:
-        step = make_step(case, DEVICE)
-        triton_prefill(step.query, step.key, step.value, step.cache, step.batch, case.spec, None, config)
-        torch.cuda.synchronize()
-    except Exception as error:  # noqa: BLE001 - as above
         return f"{type(error).__name__}: {str(error)[:150]}"
     return None
 
@@ -102,118 +100,72 @@ def compile_prefill(config: PrefillConfig, paged: bool) -> str | None:
 # --- timing ------------------------------------------------------------------------------------------------------
 
 
-class DecodeRun:
-    """One candidate on one shape."""
-
-    def __init__(
-        self, shape: DecodeShape, config: DecodeConfig, num_caches: int = 1, data: DecodeData | None = None
-    ) -> None:
-        self.data = data or DecodeData(shape, num_caches)
-        self.spec = shape.spec
-        self.decode = TritonDecode([self.spec], shape.rows, DEVICE, [config])
-        self.decode.plan(self.data.batch)
-
-    def launch(self, index: int) -> torch.Tensor:
-        caches = self.data.caches
-        return self.decode(self.data.query, caches[index % len(caches)], self.data.batch, self.spec, None)
+def decode_launch(config: DecodeConfig, data: DecodeData) -> Launch:
+    spec, caches = data.shape.spec, data.caches
+    decode = TritonDecode([spec], data.shape.rows, DEVICE, [config])
+    return lambda index: decode(data.query, caches[index % len(caches)], data.batch, spec, None)
 
 
-def describe(config: DecodeConfig) -> str:
-    kind = f"runs {config.runs_per_sm}/sm" if config.runs_per_sm else f"splits {config.splits}x>={config.min_tiles}"
-    limit = f" r{config.max_registers}" if config.max_registers else ""
-    return f"{kind} n{config.block_n} w{config.num_warps} s{config.num_stages}{limit}"
+def describe(config: DecodeConfig, shape: DecodeShape) -> str:
+    how = "by rows" if config.splits is None else "fixed"
+    splits = config.splits_of(shape.rows, shape.kv_heads)
+    return f"splits {splits} {how}, >={config.min_tiles} x n{config.block_n} w{config.num_warps} s{config.num_stages}"
 
 
-def time_decode(broken: dict[DecodeConfig, str], records: list[dict[str, Any]]) -> None:
-    scores: dict[DecodeConfig, list[float]] = {}
-    for shape in SHAPES:
+def time_decode(broken: dict[Config, str], records: list[dict[str, Any]]) -> None:
+    for shape, candidates in DECODES.items():
         data = DecodeData(shape, shape.num_caches())
+        default = choose_config(shape.spec, BF16, deterministic=False)
         results = []
-        for config in CANDIDATES:
+        for config in candidates:
             if config in broken:
                 continue
-            ms = graph_ms(DecodeRun(shape, config, data=data).launch)
+            ms = graph_ms(decode_launch(config, data))
             rate = shape.read_bytes() / ms / 1e9
-            results.append((ms, rate, config))
-            scores.setdefault(config, []).append(rate)
-            records.append({"shape": shape.name, "ms": ms, "tbs": rate, **asdict(config)})
-        results.sort(key=lambda result: result[0])
-        report_decode(shape, results, data)
+            mark = "  <- chosen" if config == default else ""
+            results.append((ms, f"{describe(config, shape):40s} {ms * 1e3:8.1f} us  {rate:.3f} TB/s{mark}"))
+            splits = config.splits_of(shape.rows, shape.kv_heads)
+            records.append({"shape": shape.name, "ms": ms, "tbs": rate, **asdict(config), "splits": splits})
+        print(f"\ndecode {shape.name}: {shape.read_bytes() / 1e6:.0f} MB")
+        print("\n".join(f"     {line}" for _, line in sorted(results)))
+        time_others(shape, data)
         del data
         torch.cuda.empty_cache()
-    print("\nbest over all shapes (geometric mean of TB/s)")
-    ranking = sorted(scores, key=lambda config: -statistics.geometric_mean(scores[config]))
-    for config in ranking[:8]:
-        rates = " ".join(f"{rate:.2f}" for rate in scores[config])
-        print(f"  {describe(config):34s} {statistics.geometric_mean(scores[config]):.3f}   {rates}")
-    time_layouts(ranking[:2], records)
 
 
-def report_decode(shape: DecodeShape, results: list[tuple[float, float, DecodeConfig]], data: DecodeData) -> None:
-    default = choose_config(shape.spec, BF16, deterministic=False)
-    print(f"\ndecode {shape.name}: {shape.read_bytes() / 1e6:.0f} MB")
-    for place, (ms, rate, config) in enumerate(results):
-        chosen = config == default
-        if place < 7 or chosen or place == len(results) - 1:
-            mark = "  <- chosen" if chosen else ""
-            print(f"  {place + 1:2d} {describe(config):34s} {ms * 1e3:8.1f} us  {rate:.3f} TB/s{mark}")
-    plan = TritonDecode([shape.spec], shape.rows, DEVICE, [default])
-    print(f"     plan, once a step: {graph_ms(lambda _: plan.plan(data.batch)) * 1e3:.1f} us", end="")
+def time_others(shape: DecodeShape, data: DecodeData) -> None:
+    """What stands beside the decode kernel: the KV write, and FlashAttention-3 where it is installed."""
     key = torch.randn(shape.rows, shape.kv_heads, shape.head_dim, device=DEVICE, dtype=BF16)
-    write = graph_ms(lambda i: write_cache(key, key, data.caches[i % len(data.caches)], data.batch.slot_mapping))
-    print(f", write: {write * 1e3:.1f} us")
-    time_fa3(shape, data)
-
-
-def time_fa3(shape: DecodeShape, data: DecodeData) -> None:
-    if backend_class("fa3").supports(shape.spec, BF16, shape.block_size) is not None:
-        return
-    backend = load_backend("fa3", [shape.spec], shape.rows, DEVICE, BF16, shape.block_size)
-    backend.plan(data.batch)
     caches = data.caches
-    ms = graph_ms(lambda i: backend.decode(data.query, caches[i % len(caches)], data.batch, shape.spec))
-    print(f"     fa3 {ms * 1e3:.1f} us  {shape.read_bytes() / ms / 1e9:.3f} TB/s")
+    ms = graph_ms(lambda i: write_cache(key, key, caches[i % len(caches)], data.batch.slot_mapping))
+    print(f"     write {ms * 1e3:.1f} us")
+    if backend_class("fa3").supports(shape.spec, BF16, shape.block_size) is None:
+        backend = load_backend("fa3", [shape.spec], shape.rows, DEVICE, BF16, shape.block_size)
+        backend.plan(data.batch)
+        ms = graph_ms(lambda i: backend.decode(data.query, caches[i % len(caches)], data.batch, shape.spec))
+        print(f"     fa3 {ms * 1e3:.1f} us  {shape.read_bytes() / ms / 1e9:.3f} TB/s")
 
 
-def time_layouts(configs: Sequence[DecodeConfig], records: list[dict[str, Any]]) -> None:
-    print("\nlayouts: [blocks, tokens, heads, dim] and [blocks, heads, tokens, dim], by block size")
-    for shape in (SHAPES[0], SHAPES[1]):
-        for block_size in (16, 32, 64):
-            sized = replace(shape, block_size=block_size)
-            cells = []
-            for heads_first in (False, True):
-                data = DecodeData(sized, sized.num_caches(), heads_first)
-                for config in configs:
-                    ms = graph_ms(DecodeRun(sized, config, data=data).launch)
-                    layout = "heads" if heads_first else "tokens"
-                    rate = sized.read_bytes() / ms / 1e9
-                    cells.append(f"{layout} {rate:.3f}")
-                    records.append({"layout": layout, "block_size": block_size, "shape": shape.name, "tbs": rate})
-                del data
-                torch.cuda.empty_cache()
-            print(f"  {shape.name}, block {block_size}: " + "  ".join(cells) + " TB/s")
-
-
-def time_prefill(broken: dict[tuple[PrefillConfig, bool], str], records: list[dict[str, Any]]) -> None:
+def time_prefill(broken: dict[Config, str], records: list[dict[str, Any]]) -> None:
     for name, case in PREFILLS.items():
         pairs = sum(now * before + now * (now + 1) // 2 for before, now in case.prefill)
         flops = 4 * case.heads * case.head_dim * pairs
-        print(f"\nprefill {name}: {flops / 1e12:.2f} TFLOP")
-        launches = prefill_candidates(case, broken)
+        print(f"\nprefill {name}: {flops / 1e12:.3f} TFLOP")
+        launches = prefill_launches(case, name in SHARED_PREFIX, broken)
         for ms, label in sorted((graph_ms(launch, 3), label) for label, launch in launches.items()):
             print(f"     {label:34s} {ms:8.3f} ms  {flops / ms / 1e9:.0f} TFLOP/s")
             records.append({"prefill": name, "backend": label, "ms": ms, "tflops": flops / ms / 1e9})
+        del launches
+        torch.cuda.empty_cache()
 
 
-def prefill_candidates(
-    case: Case, broken: dict[tuple[PrefillConfig, bool], str]
-) -> dict[str, Callable[[int], torch.Tensor]]:
+def prefill_launches(case: Case, shared_prefix: bool, broken: dict[Config, str]) -> dict[str, Launch]:
     """What can run a case, by its label."""
-    query, key, value, cache, batch = prefill_step(case)
+    query, key, value, cache, batch = prefill_step(case, shared_prefix)
     spec = case.spec
-    launches: dict[str, Callable[[int], torch.Tensor]] = {}
+    launches: dict[str, Launch] = {}
     for config in PREFILL_CANDIDATES:
-        if (config, not batch.fresh) not in broken:
+        if config not in broken:
             chosen = "  <- chosen" if config == choose_prefill_config(spec, BF16) else ""
             label = f"triton {config.block_m}x{config.block_n} w{config.num_warps} s{config.num_stages}{chosen}"
             launches[label] = _ignoring_index(triton_prefill, query, key, value, cache, batch, spec, None, config)
@@ -222,9 +174,29 @@ def prefill_candidates(
     return launches
 
 
-def _ignoring_index(function: Callable[..., torch.Tensor], *arguments: Any) -> Callable[[int], torch.Tensor]:
+def _ignoring_index(function: Callable[..., torch.Tensor], *arguments: Any) -> Launch:
     bound = partial(function, *arguments)
     return lambda _: bound()
+
+
+def time_host(records: list[dict[str, Any]]) -> None:
+    """Python's share of an eager step: small launches, so that the GPU keeps up."""
+    shape = replace(FEW[0], rows=4, context=64)
+    data = DecodeData(shape, 1)
+    key = torch.randn(4, shape.kv_heads, shape.head_dim, device=DEVICE, dtype=BF16)
+    query, *packed, cache, batch = prefill_step(replace(CHECKS["ragged"], decode=(), prefill=((16, 16),), dtype=BF16))
+    config, spec = choose_prefill_config(shape.spec, BF16), shape.spec
+    launches: dict[str, Launch] = {
+        "decode": decode_launch(DecodeConfig(), data),
+        "write": lambda _: write_cache(key, key, data.caches[0], data.batch.slot_mapping),
+        "prefill": _ignoring_index(triton_prefill, query, *packed, cache, batch, spec, None, config),
+    }
+    times = {name: host_us(launch) for name, launch in launches.items()}
+    print("\neager launches, host: " + ", ".join(f"{name} {us:.0f} us" for name, us in times.items()))
+    records.append({"host_us": times})
+
+
+# --- all of it ---------------------------------------------------------------------------------------------------
 
 
 def run_checks(pool: Any) -> None:
@@ -241,29 +213,6 @@ def run_checks(pool: Any) -> None:
     print("\n".join(failures or [max((x for x in lines if x.startswith("ok")), key=lambda x: float(x[-7:]))]))
 
 
-class Compilation:
-    """The candidates being compiled by worker processes, and those that turn out not to fit the chip."""
-
-    def __init__(self, pool: Any, parts: set[str]) -> None:
-        self._decode: dict[DecodeConfig, Any] = {}
-        self._prefill: dict[tuple[PrefillConfig, bool], Any] = {}
-        if "decode" in parts:
-            for config in CANDIDATES:
-                self._decode[config] = pool.apply_async(compile_decode, (config, SHAPES[0]))
-                pool.apply_async(compile_decode, (config, SHAPES[-1]))
-        if "prefill" in parts:
-            for prefill_config in PREFILL_CANDIDATES:
-                for paged in (False, True):
-                    job = pool.apply_async(compile_prefill, (prefill_config, paged))
-                    self._prefill[prefill_config, paged] = job
-
-    def broken_decode(self) -> dict[DecodeConfig, str]:
-        return {config: why for config, job in self._decode.items() if (why := job.get()) is not None}
-
-    def broken_prefill(self) -> dict[tuple[PrefillConfig, bool], str]:
-        return {key: why for key, job in self._prefill.items() if (why := job.get()) is not None}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="check,decode,prefill")
@@ -272,21 +221,27 @@ def main() -> None:
     parts = set(arguments.only.split(","))
     records: list[dict[str, Any]] = []
     began = time.perf_counter()
+    configs: list[Config] = []
+    if "decode" in parts:
+        configs += {config: None for candidates in DECODES.values() for config in candidates}
+    if "prefill" in parts:
+        configs += PREFILL_CANDIDATES
     with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
-        compilation = Compilation(pool, parts)
+        compiled = pool.map_async(compile_candidate, configs, chunksize=1)
         if "check" in parts:
             run_checks(pool)
-        broken, broken_prefill = compilation.broken_decode(), compilation.broken_prefill()
+        broken = {config: why for config, why in zip(configs, compiled.get(), strict=True) if why is not None}
         pool.close()
         pool.join()  # nothing else may use the GPU while we time
-    for candidate, why in (*broken.items(), *broken_prefill.items()):
-        print(f"cannot run {candidate}: {why}")
+    for config, why in broken.items():
+        print(f"cannot run {config}: {why}")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {copy_rate():.2f} TB/s, ", end="")
     print(f"ready after {time.perf_counter() - began:.0f} s")
     if "decode" in parts:
         time_decode(broken, records)
     if "prefill" in parts:
-        time_prefill(broken_prefill, records)
+        time_prefill(broken, records)
+    time_host(records)
     if arguments.json:
         arguments.json.write_text(json.dumps(records, indent=1))
     print(f"done in {time.perf_counter() - began:.0f} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,18 @@ def graph_ms(launch: Callable[[int], Any], launches: int = LAUNCHES) -> float:
     return statistics.median(times[2:])
 
 
+def host_us(launch: Callable[[int], Any], launches: int = 200) -> float:
+    """Microseconds of Python that an eager launch takes; the launches must be short enough not to fill the queue."""
+    launch(0)
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for index in range(launches):
+        launch(index)
+    elapsed = time.perf_counter() - began
+    torch.cuda.synchronize()
+    return elapsed / launches * 1e6
+
+
 def copy_rate() -> float:
     """TB/s of a large copy, bytes read plus bytes written: the card's practical ceiling."""
     source = torch.randn(1 << 29, device=DEVICE)
@@ -49,7 +62,7 @@ def copy_rate() -> float:
 class DecodeData:
     """Queries, caches and tables of a decode shape; caches take turns."""
 
-    def __init__(self, shape: DecodeShape, num_caches: int, heads_first: bool = False) -> None:
+    def __init__(self, shape: DecodeShape, num_caches: int) -> None:
         self.shape = shape
         lengths = shape.lengths()
         used = (-(-lengths // shape.block_size)).tolist()
@@ -58,7 +71,7 @@ class DecodeData:
         table = torch.zeros(shape.rows, width, dtype=torch.int32)
         for row, blocks in enumerate(order.split(used)):
             table[row, : len(blocks)] = blocks
-        self.caches = [_random_cache(shape, sum(used) + 1, heads_first) for _ in range(num_caches)]
+        self.caches = [_random_cache(shape, sum(used) + 1) for _ in range(num_caches)]
         self.query = torch.randn(shape.rows, shape.heads, shape.head_dim, device=DEVICE, dtype=BF16)
         last = table[torch.arange(shape.rows), (lengths.long() - 1) // shape.block_size].long()
         self.batch = AttentionBatch(
@@ -71,23 +84,29 @@ class DecodeData:
         )
 
 
-def _random_cache(shape: DecodeShape, num_blocks: int, heads_first: bool) -> KVCache:
+def _random_cache(shape: DecodeShape, num_blocks: int) -> KVCache:
     cache = allocate_cache(num_blocks, shape.block_size, shape.spec, BF16, DEVICE)
-    if heads_first:
-        cache = KVCache(*(x.transpose(1, 2).contiguous().transpose(1, 2) for x in (cache.key, cache.value)))
     cache.key.normal_()
     cache.value.normal_()
     return cache
 
 
-def prefill_step(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, KVCache, AttentionBatch]:
-    """Random tensors of a prefill case, without the answer that a check would need."""
+def prefill_step(
+    case: Case, shared_prefix: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, KVCache, AttentionBatch]:
+    """Random tensors of a prefill case, without the answer that a check would need.
+
+    With ``shared_prefix`` what lies before the step's tokens is the same blocks for all sequences.
+    """
     spec, size = case.spec, case.block_size
     before, now = (torch.tensor(x) for x in zip(*case.prefill, strict=True))
     total = before + now
     width = int(-(-total.max() // size) + 15) // 16 * 16
     num = len(case.prefill)
     table = (torch.randperm(num * width) + 1).to(torch.int32).view(num, width)
+    if shared_prefix:
+        common = int(before.min()) // size
+        table[:, :common] = table[0, :common]
     cache = allocate_cache(num * width + 1, size, spec, BF16, DEVICE)
     cache.key.normal_()
     cache.value.normal_()
