@@ -185,6 +185,68 @@ class ResumeConfig:
 
 
 @dataclass
+class CostConfig:
+    """What the machine costs and can do: for estimates and reports only."""
+
+    card: str = runtime("h100", "The card that estimates are for; an unknown one is refused with those known")
+    num_cards: int = runtime(1, "How many of them share the work, each with its own partition")
+    dollars_per_gpu_hour: float | None = runtime(None, "Turns hours into dollars")
+
+
+@dataclass
+class GuardConfig:
+    """The quality of the latest answers. Without a limit, a bad rate is a warning; over a limit the run stops (exit 3).
+
+    Each rate is over the last `window` answers, and counts from as many on.
+    """
+
+    window: int = runtime(200, "Latest answers that a rate is taken over")
+    max_truncated: float | None = runtime(None, "Stop when more than this share ends at max_tokens")
+    max_empty: float | None = runtime(None, "Stop when more than this share says nothing")
+    max_repeated: float | None = runtime(None, "Stop when more than this share ends in a loop")
+    max_duplicate: float | None = runtime(None, "Stop when more than this share equals an earlier answer")
+    max_unparsed: float | None = runtime(None, "Stop when the job can read nothing in more than this share")
+
+
+@dataclass
+class MetricsConfig:
+    seconds: float = runtime(5.0, "Between two lines of .runner/metrics.jsonl; 0 writes none")
+
+
+@dataclass
+class PreviewConfig:
+    rows: int = runtime(3, "Rows that python -m runner.preview shows")
+
+
+@dataclass
+class PreflightConfig:
+    rows: int | None = runtime(10000, "Rows that python -m runner.preflight reads, spread evenly; null reads all")
+    measured: str | None = runtime(None, "The output folder of an earlier run to learn from; default: output.dir")
+
+
+@dataclass
+class LaunchConfig:
+    """Where the processes run that share the work."""
+
+    kind: str = runtime("none", "none, local, slurm, ray: a file of runner/launch/")
+    array: int = runtime(1, "How many tasks share the work (slurm, ray)")
+    max_running: int | None = runtime(None, "How many of them run at a time (slurm)")
+    gpus: str = runtime("auto", "local: processes, one a GPU; slurm, ray: GPUs of each task, 0 for none")
+    cpus: int | None = runtime(None, "CPU cores of each task (slurm, ray); default: what the cluster gives")
+    memory: str | None = runtime(None, "Memory of each task, such as 64G (slurm)")
+    time: str | None = runtime(None, "Time limit of each task, such as 4:00:00 (slurm); at it a task is requeued")
+    partition: str | None = runtime(None, "Slurm's partition")
+    account: str | None = runtime(None, "Slurm's account")
+    sbatch: list[str] = runtime(list, "More #SBATCH options, such as [--qos=low,--constraint=h100]")
+    setup: list[str] = runtime(list, "Shell lines before the task, such as ['module load cuda']")
+    after: str | None = runtime(None, "Slurm job to wait for; it must end well")
+    chain: list[str] = runtime(list, "Command lines to run after this job, one after the other: ['job=judge input.path=...']")
+    leases: bool = runtime(True, "Hand out ranges as tasks get free; false splits them evenly beforehand")
+    dry_run: bool = runtime(False, "Print what would be submitted and do nothing")
+    task: str | None = runtime(None, "Names this process in python -m runner.status; launchers set it")
+
+
+@dataclass
 class RunnerConfig:
     """The whole configuration of a run."""
 
@@ -195,6 +257,12 @@ class RunnerConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     resume: ResumeConfig = field(default_factory=ResumeConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
+    preflight: PreflightConfig = field(default_factory=PreflightConfig)
     seed: int = affects(0, "The run's seed")
     partition: str = runtime("0/1", "w/W: this process runs the ranges of partition w of W")
 

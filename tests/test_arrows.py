@@ -33,8 +33,11 @@ ALLOWED = {
     "output": set(),
     "engine": {"models", "text"},
     "run": {"text", "input", "output", "models", "engine", "report", "signals", "echo"},
-    "__main__": {"cli", "run", "report", "signals"},
+    "launch": {"output", "report", "signals"},
+    "__main__": {"cli", "run", "launch", "report", "signals"},
+    "preview": {"cli", "run", "report", "text"},
     "repair": {"output", "report", "verify"},
+    "status": {"output", "report"},
     "verify": {"output", "report"},
     "__init__": set(),
 }

@@ -40,10 +40,24 @@ RANGES = {
     "engine.cpu_kv_cache_gib": Range(0, above=True),
     "engine.block_size": Range(1),
     "engine.num_kv_blocks": Range(1),
+    "launch.array": Range(1),
+    "launch.max_running": Range(1),
+    "launch.cpus": Range(1),
     "output.rows_per_shard": Range(1),
     "output.sync_seconds": Range(0, above=True),
     "output.max_error_rate": Range(0, 1),
     "output.max_error_rate_after": Range(0),
+    "cost.num_cards": Range(1),
+    "cost.dollars_per_gpu_hour": Range(0),
+    "guard.window": Range(1),
+    "guard.max_truncated": Range(0, 1),
+    "guard.max_empty": Range(0, 1),
+    "guard.max_repeated": Range(0, 1),
+    "guard.max_duplicate": Range(0, 1),
+    "guard.max_unparsed": Range(0, 1),
+    "metrics.seconds": Range(0),
+    "preview.rows": Range(1),
+    "preflight.rows": Range(1),
 }
 
 
@@ -124,5 +138,7 @@ def _output(config: RunnerConfig) -> Iterator[str]:
 
 def _partition(config: RunnerConfig) -> Iterator[str]:
     match = _PARTITION.fullmatch(config.partition)
+    if config.partition == "auto":
+        return
     if match is None or int(match[1]) >= int(match[2]):
-        yield f"partition={config.partition}: must be w/W with w from 0 to W-1, such as 0/1 or 3/32"
+        yield f"partition={config.partition}: must be w/W with w from 0 to W-1, such as 0/1 or 3/32, or auto"

@@ -19,12 +19,14 @@ from runner.types import EngineClient
 class Backend:
     """Knows the model without having loaded it; ``open_tokenizer`` and ``start_engine`` load.
 
-    ``identity`` changes whenever the model's output can; ``max_model_len`` None means no limit.
+    ``identity`` changes whenever the model's output can; ``max_model_len`` None means no limit. ``model_config`` is
+    the language model's part of config.json, empty for the stand-in.
     """
 
     model_name: str
     identity: str
     generation_config: Mapping[str, Any]
+    model_config: Mapping[str, Any]
     max_model_len: int | None
     open_tokenizer: Callable[[], PromptTokenizer]
     start_engine: Callable[[], EngineClient]
@@ -43,6 +45,7 @@ def _transformers(config: RunnerConfig) -> Backend:
         identity=files.identity,
         generation_config=files.generation_config,
         max_model_len=config.engine.max_model_len or files.context_length,
+        model_config=files.text_config,
         open_tokenizer=lambda: TextTokenizer(files.folder, trust_remote_code=config.model.trust_remote_code),
         start_engine=lambda: EngineProcess(settings),
     )
@@ -55,6 +58,7 @@ def _echo(config: RunnerConfig) -> Backend:
         generation_config={},
         max_model_len=config.engine.max_model_len,
         open_tokenizer=EchoTokenizer,
+        model_config={},
         start_engine=EchoEngine,
     )
 

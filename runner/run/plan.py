@@ -1,0 +1,67 @@
+"""What is settled before a model loads: input, job, sampling, columns, fingerprint. Makes no folder and no engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobs import load_job
+from runner.config import RunnerConfig
+from runner.input import InventoryReader, Renderer
+from runner.output import OutputSpec, plan_columns
+from runner.run.backends import Backend
+from runner.run.fingerprint import GROWABLE, fingerprint
+from runner.run.intake import take_stock
+from runner.text import PromptTokenizer, resolve_sampling
+
+
+class Plan:
+    """A job as its settings, its input and its output folder make it. Raises RunnerError where they refuse it."""
+
+    def __init__(self, config: RunnerConfig, backend: Backend) -> None:
+        assert config.output.dir is not None  # the command line fills it in
+        self.config = config
+        self.backend = backend
+        self.folder = Path(config.output.dir).expanduser()
+        self.job = load_job(config.job, config.input)
+        self.sampling = resolve_sampling(config.sampling, backend.generation_config)
+        self.inventory = take_stock(config, self.folder)
+        self.columns = plan_columns(
+            self.inventory.schema,
+            parsed=self.job.columns,
+            keep_prompt=config.output.keep_prompt.value,
+            prefix=config.output.column_prefix,
+            reasoning=backend.reasoning is not None,
+        )
+
+    def spec(self) -> OutputSpec:
+        """What a run of this plan asks of its output folder."""
+        config = self.config
+        worker, workers = map(int, config.partition.split("/"))
+        return OutputSpec(
+            job_name=config.job.name,
+            columns=self.columns,
+            num_rows=self.inventory.num_rows,
+            fingerprint=fingerprint(config, self.backend, self.job, self.sampling, self.inventory),
+            rows_per_shard=config.output.rows_per_shard,
+            sync_seconds=config.output.sync_seconds,
+            partition=(worker, workers),
+            inventory=self.inventory.to_json(),
+            accept=tuple(config.resume.accept),
+            growable=GROWABLE,
+            overwrite=config.output.overwrite,
+        )
+
+    def reader(self) -> InventoryReader:
+        return InventoryReader(self.inventory)
+
+    def renderer(self, tokenizer: PromptTokenizer) -> Renderer:
+        """Raises ConfigError when the template or the settings do not suit the columns."""
+        return Renderer(
+            self.job,
+            tokenizer,
+            self.config.job,
+            self.config.input,
+            self.sampling,
+            self.backend.max_model_len,
+            self.inventory.schema.names,
+        )
