@@ -11,7 +11,7 @@ from runner.config import EngineKind, RunnerConfig
 from runner.echo import EchoEngine, EchoTokenizer
 from runner.engine import EngineProcess, EngineSettings
 from runner.models import resolve_model
-from runner.text import PromptTokenizer, TextTokenizer
+from runner.text import PromptTokenizer, ReasoningMarks, TextTokenizer, reasoning_marks
 from runner.types import EngineClient
 
 
@@ -30,6 +30,7 @@ class Backend:
     max_model_len: int | None
     open_tokenizer: Callable[[], PromptTokenizer]
     start_engine: Callable[[], EngineClient]
+    reasoning: ReasoningMarks | None = None
 
 
 def choose_backend(config: RunnerConfig) -> Backend:
@@ -48,6 +49,7 @@ def _transformers(config: RunnerConfig) -> Backend:
         model_config=files.text_config,
         open_tokenizer=lambda: TextTokenizer(files.folder, trust_remote_code=config.model.trust_remote_code),
         start_engine=lambda: EngineProcess(settings),
+        reasoning=reasoning_marks(files.folder) if config.job.chat else None,
     )
 
 

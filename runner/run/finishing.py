@@ -9,6 +9,7 @@ from typing import Any
 from runner.errors import RunnerError
 from runner.run.inflight import RowWork, Ticket
 from runner.run.stopping import stop_matcher
+from runner.text import ReasoningMarks, split_reasoning
 from runner.types import (
     Completion,
     FinishReason,
@@ -29,14 +30,22 @@ class Finisher:
     """Turns samples into records of their rows.
 
     ``names`` maps the plain name of each added column to its name in the output; a column that is not in it is not
-    kept. ``model`` is written to every record.
+    kept. ``model`` is written to every record. With ``reasoning`` what stands between these marks is split off.
     """
 
-    def __init__(self, job: Job, tokenizer: Tokenizer, names: Mapping[str, str], model: str) -> None:
+    def __init__(
+        self,
+        job: Job,
+        tokenizer: Tokenizer,
+        names: Mapping[str, str],
+        model: str,
+        reasoning: ReasoningMarks | None = None,
+    ) -> None:
         self._job = job
         self._tokenizer = tokenizer
         self._names = names
         self._model = model
+        self._reasoning = reasoning
 
     def take(self, ticket: Ticket, sample: Sample) -> int:
         """Adds a sample to its row's result; returns its number of completion tokens."""
@@ -50,6 +59,9 @@ class Finisher:
     def _completion(self, ticket: Ticket, sample: Sample) -> Completion:
         request = ticket.request
         text, num_tokens, reason, stop_reason = self._text(request, sample)
+        reasoning = None
+        if self._reasoning is not None:
+            reasoning, text = split_reasoning(text, self._reasoning, request.prompt, request.messages)
         return Completion(
             row_id=request.row_id,
             request_index=request.request_index,
@@ -62,6 +74,7 @@ class Finisher:
             seed=ticket.seeds[sample.sample_index],
             prompt=request.prompt,
             messages=request.messages,
+            reasoning=reasoning,
         )
 
     def _text(self, request: Request, sample: Sample) -> tuple[str, int, FinishReason, int | str | None]:
@@ -101,6 +114,7 @@ class Finisher:
             "prompt": completion.prompt,
             "messages": completion.messages,
             "completion": completion.text,
+            "reasoning": completion.reasoning,
             "finish_reason": completion.finish_reason.value,
             "stop_reason": None if completion.stop_reason is None else str(completion.stop_reason),
             "prompt_tokens": completion.prompt_tokens,

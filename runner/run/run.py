@@ -63,6 +63,7 @@ class _Plan:
             parsed=self._job.columns,
             keep_prompt=config.output.keep_prompt.value,
             prefix=config.output.column_prefix,
+            reasoning=backend.reasoning is not None,
         )
         worker, workers = map(int, config.partition.split("/"))
         self.spec = OutputSpec(
@@ -119,7 +120,9 @@ class _Plan:
         loop = Loop(
             source=WorkSource(output, InventoryReader(self._inventory), renderer, samples_per_row),
             engine=engine,
-            finisher=Finisher(self._job, tokenizer, self._columns.names, self._backend.model_name),
+            finisher=Finisher(
+                self._job, tokenizer, self._columns.names, self._backend.model_name, self._backend.reasoning
+            ),
             watch=StopWatch(tokenizer),
             writer=output,
             inflight=InFlight(config.seed),

@@ -4,6 +4,7 @@ from runner.text.byte_tokenizer import ByteTokenizer
 from runner.text.chat import ChatError, RenderedChat
 from runner.text.detokenizer import IncrementalDetokenizer, StopHit, StopMatcher
 from runner.text.interface import PromptTokenizer
+from runner.text.reasoning import ReasoningMarks, reasoning_marks, split_reasoning
 from runner.text.sampling import eos_token_ids, load_generation_config, override_sampling, resolve_sampling
 from runner.text.token_edits import resolve_tokens
 from runner.text.tokenizer import TextTokenizer
@@ -13,6 +14,7 @@ __all__ = [
     "ChatError",
     "IncrementalDetokenizer",
     "PromptTokenizer",
+    "ReasoningMarks",
     "RenderedChat",
     "StopHit",
     "StopMatcher",
@@ -20,6 +22,8 @@ __all__ = [
     "eos_token_ids",
     "load_generation_config",
     "override_sampling",
+    "reasoning_marks",
     "resolve_sampling",
     "resolve_tokens",
+    "split_reasoning",
 ]
