@@ -130,6 +130,7 @@ class Engine:
         found: list[list[Sample]] = [[] for _ in requests]
         matchers: dict[SampleKey, StopMatcher] = {}
         self._client.submit(requests)
+        self._client.close_input()
         while missing:
             for output in self._client.poll(_POLL_SECONDS):
                 which = output.request_id - first

@@ -72,11 +72,15 @@ class EngineCore:
         return refused
 
     def abort(self, keys: set[SampleKey]) -> list[Sample]:
-        return self.scheduler.abort(keys)
+        return self.scheduler.roster.abort(keys)
+
+    def close_input(self) -> None:
+        """No more requests will come for now."""
+        self.scheduler.longest_first()
 
     def take_chunks(self) -> list[TokenChunk]:
         """The tokens so far of samples that stream, every few steps; empty in between."""
-        return self.scheduler.take_chunks() if self.scheduler.stats.steps % _STREAM_STEPS == 0 else []
+        return self.scheduler.roster.take_chunks() if self.scheduler.stats.steps % _STREAM_STEPS == 0 else []
 
     def step(self) -> list[Sample]:
         """Launches the next step, if there is one, and returns what the step before it finished."""
@@ -92,15 +96,15 @@ class EngineCore:
     def stats(self) -> EngineStats:
         """A snapshot; the object is kept up to date by later calls."""
         stats = self.scheduler.stats
-        stats.num_waiting = self.scheduler.num_waiting
-        stats.num_running = self.scheduler.slots.num_slots - self.scheduler.slots.num_free
+        stats.num_waiting = len(self.scheduler.roster.waiting)
+        stats.num_running = self.scheduler.roster.num_occupied
         stats.kv_blocks_used = self.scheduler.blocks.num_used
         return stats
 
     def check_drained(self) -> None:
         """Asserts that every block and slot is back once there is no work; cheap enough to stay on."""
         assert not self._in_flight
-        self.scheduler.check_drained()
+        self.scheduler.roster.check_drained()
 
     def _salt(self, request: EngineRequest) -> bytes | None:
         """Where the prompt's block hashes start: all prompts share, or only the samples of one request, or none."""
@@ -136,5 +140,5 @@ class EngineCore:
             scheduler.max_running = len(slots) // 2
             log.warning("The device ran out of memory; at most %d sequences run from now on", scheduler.max_running)
         for plan in failed:
-            scheduler.fail_step(plan)
+            scheduler.roster.fail_step(plan)
         return samples

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from runner.engine.wire import Abort, Close, Failed, Progress, Ready, Submit
+from runner.engine.wire import Abort, Close, CloseInput, Failed, Progress, Ready, Submit
 from runner.errors import ConfigError, EngineError, ExitCode
 from runner.types import EngineRequest, EngineStats, Sample, SampleKey, TokenChunk
 
@@ -74,6 +74,9 @@ class EngineProcess:
 
     def abort(self, samples: Sequence[SampleKey]) -> None:
         self._send(Abort(list(samples)))
+
+    def close_input(self) -> None:
+        self._send(CloseInput())
 
     def stats(self) -> EngineStats:
         """The latest counters that the engine has sent."""

@@ -1,7 +1,7 @@
-"""Decides what each step does: who is admitted, who decodes, who is preempted, who is done.
+"""Decides what each step does: who is admitted, who decodes, who is preempted.
 
 The scheduler never sees the device. It plans a step assuming that every earlier one runs; results come back any
-number of steps later through `accept`, and only then is an end-of-sequence known.
+number of steps later, and only then is an end-of-sequence known.
 """
 
 from __future__ import annotations
@@ -11,15 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runner.engine.block_manager import BlockManager
 from runner.engine.plan import Chunk, StepPlan
-from runner.engine.repetition import ends_in_cycle
+from runner.engine.roster import Roster
 from runner.engine.sequence import Sequence
-from runner.engine.slots import SlotTable
-from runner.types import EngineStats, FinishReason, Sample, SampleKey, TokenChunk
+from runner.types import EngineStats, FinishReason, Sample
 
-STATUS_STOP = 1
-STATUS_NAN = 2
 _MORE_BLOCK_UPDATES = 1 << 16
 
 
@@ -44,23 +40,18 @@ class SchedulerConfig:
 
 
 class Scheduler:
-    """Owns all sequences that the engine has accepted and not yet returned."""
+    """Plans steps over a roster of sequences."""
 
     def __init__(self, config: SchedulerConfig) -> None:
         self.config = config
-        self.blocks = BlockManager(config.num_blocks)
-        self.slots = SlotTable(config.max_num_seqs, config.max_blocks_per_sequence)
+        self.roster = Roster(config.max_num_seqs, config.max_blocks_per_sequence, config.num_blocks)
+        self.blocks, self.slots = self.roster.blocks, self.roster.slots
         self.stats = EngineStats(kv_blocks_total=config.num_blocks)
-        self._waiting: deque[Sequence] = deque()
-        self._prefilling: list[Sequence] = []  # admitted, prompt not yet scheduled to its end
-        self._running = np.empty(0, np.int32)  # slots that decode, oldest first
         self.max_running = config.max_num_seqs  # lowered when the device runs out of memory
         self._holding = False  # after a preemption nobody is admitted until blocks are plentiful again
 
-    # --- what comes in ---
-
     def add(self, sequence: Sequence) -> None:
-        self._waiting.append(sequence)
+        self.roster.waiting.append(sequence)
 
     def refusal(self, sequence: Sequence) -> str | None:
         """Why the sequence can never run here, or None."""
@@ -77,37 +68,17 @@ class Scheduler:
             )
         return None
 
-    def abort(self, keys: set[SampleKey]) -> list[Sample]:
-        """Ends these samples wherever they are."""
-        ended = [s for s in self._waiting if s.key in keys]
-        if ended:
-            self._waiting = deque(s for s in self._waiting if s.key not in keys)
-        samples = [self._sample(s, s.outputs, FinishReason.ABORT) for s in ended]
-        for slot, sequence in enumerate(self.slots.sequences):
-            if sequence is not None and sequence.key in keys and not self.slots.gone[slot]:
-                samples.append(self._end(slot, FinishReason.ABORT))
-        return samples
+    def longest_first(self) -> None:
+        """No more will come: orders those that wait so that the longest expected start first and the tail is short.
 
-    def take_chunks(self) -> list[TokenChunk]:
-        """The tokens accepted since the last call for the samples that stream and go on."""
-        table, chunks = self.slots, []
-        for slot in np.flatnonzero(table.streamed & ~table.gone).tolist():
-            sequence = table.sequences[slot]
-            if sequence is not None and table.num_outputs[slot] > sequence.num_streamed:
-                chunks.append(TokenChunk(*sequence.key, table.made(slot)[sequence.num_streamed :].tolist()))
-                sequence.num_streamed = int(table.num_outputs[slot])
-        return chunks
+        What is expected is the most that a sequence may still do; the order among equals stays.
+        """
+        self.roster.waiting = deque(sorted(self.roster.waiting, key=lambda s: s.num_prefill_tokens - s.limit))
 
     @property
     def has_work(self) -> bool:
         """True while any sequence waits, runs or drains."""
-        return bool(self._waiting) or self.slots.num_free < self.slots.num_slots
-
-    @property
-    def num_waiting(self) -> int:
-        return len(self._waiting)
-
-    # --- one step ---
+        return bool(self.roster.waiting) or self.roster.num_occupied > 0
 
     def schedule(self) -> StepPlan | None:
         """The next step, or None when nothing can be launched before more results are in."""
@@ -129,47 +100,22 @@ class Scheduler:
 
     def accept(self, plan: StepPlan, tokens: np.ndarray, status: np.ndarray) -> list[Sample]:
         """Takes the results of a step, [len(plan.sampled)] each, and returns the samples that ended."""
-        table, slots = self.slots, plan.sampled
-        table.in_flight[slots] -= 1
-        live = ~table.gone[slots]
-        slots, tokens, status = slots[live], tokens[live], status[live]
-        bad = status == STATUS_NAN
-        table.append(slots[~bad], tokens[~bad])
-        self.stats.completion_tokens += int(len(slots) - bad.sum())
-        full = table.prompt_length[slots] + table.num_outputs[slots] >= table.limit[slots]
-        samples = []
-        for i in np.flatnonzero((status != 0) | full):
-            samples.append(self._end(int(slots[i]), *self._verdict(int(status[i]), int(tokens[i]))))
-        for slot in slots[(table.watched[slots] > 0) & ~table.gone[slots]].tolist():
-            if ends_in_cycle(table.made(slot), int(table.watched[slot])):
-                samples.append(self._end(slot, FinishReason.REPETITION))
-        self._settle(plan.sampled)
-        return samples
-
-    def fail_step(self, plan: StepPlan) -> None:
-        """A launched step did not run: its sequences start again from what was accepted."""
-        table = self.slots
-        table.in_flight[plan.sampled] -= 1
-        self.blocks.forget_all()
-        for slot in plan.slots:
-            if table.sequences[slot] is not None and not table.gone[slot] and table.num_blocks[slot]:
-                self._preempt(slot)
-        self._settle(np.array(plan.slots, np.int32))
+        self.stats.completion_tokens += int((~self.slots.gone[plan.sampled]).sum())
+        return self.roster.accept(plan, tokens, status)
 
     def give_up(self, slot: int, reason: str) -> list[Sample]:
         """Ends the sequence of a slot with an error, unless it has ended already."""
-        return [] if self.slots.gone[slot] else [self._end(slot, FinishReason.ERROR, error=reason)]
-
-    def check_drained(self) -> None:
-        """Asserts that nothing leaked once no work is left."""
-        assert not self.has_work and not self._prefilling and not len(self._running)
-        self.blocks.check_balance(used=0)
+        if self.slots.gone[slot]:
+            return []
+        sample = self.roster.end(slot, FinishReason.ERROR, error=reason)
+        self.roster.close_ranks()
+        return [sample]
 
     # --- decode ---
 
     def _decodable(self) -> np.ndarray:
         """Running slots with a token left to schedule: a step known to pass the limit is never planned."""
-        rows = self._running
+        rows = self.roster.running
         return rows[self.slots.length[rows] + 1 < self.slots.limit[rows]]
 
     def _plan_decode(self, plan: StepPlan, rows: np.ndarray) -> None:
@@ -177,8 +123,8 @@ class Scheduler:
         rows = rows[: self.config.max_num_batched_tokens]
         needy = rows[table.length[rows] >= table.num_blocks[rows] * size]
         while len(needy) > self.blocks.num_available:
-            self._preempt(int(self._newest()))
-            rows = rows[np.isin(rows, self._running)]
+            self._preempt_newest()
+            rows = rows[np.isin(rows, self.roster.running)]
             needy = needy[np.isin(needy, rows)]
         if len(needy):
             index, blocks = table.num_blocks[needy], self.blocks.allocate(len(needy))
@@ -188,51 +134,35 @@ class Scheduler:
         table.length[rows] += 1
         plan.decode = rows
 
-    def _newest(self) -> int:
-        return self._prefilling[-1].slot if self._prefilling else self._running[-1]
-
-    def _preempt(self, slot: int) -> None:
-        """Frees a sequence's blocks; it is computed again once its results in flight are in."""
-        sequence = self.slots.sequences[slot]
-        assert sequence is not None
-        self._leave(slot)
+    def _preempt_newest(self) -> None:
+        roster = self.roster
+        roster.preempt(roster.prefilling[-1].slot if roster.prefilling else int(roster.running[-1]))
         self._holding = True
         self.stats.preemptions += 1
-        if self.slots.in_flight[slot] == 0:
-            self._requeue(slot)
-
-    def _requeue(self, slot: int) -> None:
-        sequence = self.slots.sequences[slot]
-        assert sequence is not None
-        sequence.outputs = self.slots.made(slot).copy()
-        sequence.num_scheduled = 0
-        self.slots.release(slot)
-        self._waiting.appendleft(sequence)
 
     # --- prefill ---
 
     def _wants_prefill(self, num_decodable: int) -> bool:
-        if self._prefilling:
+        if self.roster.prefilling:
             return True
-        ready = min(len(self._waiting), self._num_admissible)
+        ready = min(len(self.roster.waiting), self._num_admissible)
         if ready == 0:
             return False
         if num_decodable == 0 or self.config.mixed_prefill:
             return True
         # Hysteresis: a prefill step interrupts all running rows, so it waits until it is worth one.
-        return ready >= min(len(self._waiting), max(1, self.max_running // 16))
+        return ready >= min(len(self.roster.waiting), max(1, self.max_running // 16))
 
     @property
     def _num_admissible(self) -> int:
-        occupied = self.slots.num_slots - self.slots.num_free
-        return max(0, min(self.slots.num_free, self.max_running - occupied))
+        return max(0, min(self.slots.num_free, self.max_running - self.roster.num_occupied))
 
     def _plan_chunks(self, plan: StepPlan) -> None:
         budget = self.config.max_num_batched_tokens - len(plan.decode)
         while budget > 0:
-            if not self._prefilling and not self._admit(plan):
+            if not self.roster.prefilling and not self._admit(plan):
                 break
-            sequence = self._prefilling[0]
+            sequence = self.roster.prefilling[0]
             left = sequence.num_prefill_tokens - sequence.num_scheduled
             count = min(left, budget)
             chunk = Chunk(sequence, sequence.slot, sequence.num_scheduled, count, final=count == left)
@@ -252,14 +182,13 @@ class Scheduler:
         self.stats.prompt_tokens += chunk.count
         plan.chunks.append(chunk)
         if chunk.final:
-            self._prefilling.pop(0)
-            self._running = np.append(self._running, np.int32(chunk.slot))
+            self.roster.start_running(sequence)
 
     def _admit(self, plan: StepPlan) -> bool:
         """Moves the first waiting sequence into a slot with blocks for its prompt, if there is room."""
-        if not self._waiting or self._num_admissible == 0:
+        if not self.roster.waiting or self._num_admissible == 0:
             return False
-        sequence, size = self._waiting[0], self.config.block_size
+        sequence, size = self.roster.waiting[0], self.config.block_size
         num_tokens = sequence.num_prefill_tokens
         hits = self.blocks.lookup(sequence.prompt.chain(size)[: (num_tokens - 1) // size])
         wanted = sequence.limit if self.config.deterministic else num_tokens
@@ -268,20 +197,16 @@ class Scheduler:
             return False
         if not self._has_room(missing + self.blocks.num_idle(hits)):
             return False
-        self._waiting.popleft()
-        slot = self.slots.occupy(sequence)
-        self.blocks.reference(hits)
-        self.slots.assign_blocks(slot, np.concatenate([hits, self.blocks.allocate(missing)]))
+        slot = self.roster.seat(sequence, hits, missing)
         sequence.num_scheduled = len(hits) * size
         self.stats.cached_tokens += sequence.num_scheduled
-        self._prefilling.append(sequence)
         plan.admitted.append(sequence)
         plan.block_updates.append(self._table_rows(slot))
         return True
 
     def _has_room(self, num_blocks: int) -> bool:
         available = self.blocks.num_available
-        occupied = self.slots.num_slots - self.slots.num_free
+        occupied = self.roster.num_occupied
         if not occupied:
             self._holding = False
             return available >= num_blocks
@@ -296,49 +221,3 @@ class Scheduler:
         rows = np.empty((count, 3), np.int32)
         rows[:, 0], rows[:, 1], rows[:, 2] = slot, np.arange(count), self.slots.block_table[slot, :count]
         return rows
-
-    # --- the end of a sequence ---
-
-    def _verdict(self, status: int, token: int) -> tuple[FinishReason, int | None, str | None]:
-        if status == STATUS_NAN:
-            return FinishReason.ERROR, None, "nan_logits: the model gave no finite logits"
-        if status == STATUS_STOP:
-            return FinishReason.STOP, token, None
-        return FinishReason.LENGTH, None, None
-
-    def _end(self, slot: int, reason: FinishReason, stop_reason: int | None = None, error: str | None = None) -> Sample:
-        sequence = self.slots.sequences[slot]
-        assert sequence is not None
-        self._leave(slot)
-        self.slots.gone[slot] = True
-        sample = self._sample(sequence, self.slots.made(slot), reason, stop_reason, error)
-        if self.slots.in_flight[slot] == 0:
-            self.slots.release(slot)
-        return sample
-
-    def _leave(self, slot: int) -> None:
-        """Gives the blocks back now: steps already launched run before any that reuse them."""
-        self.blocks.free(self.slots.take_blocks(slot))
-        self._running = self._running[self._running != slot]
-        self._prefilling = [s for s in self._prefilling if s.slot != slot]
-
-    def _settle(self, slots: np.ndarray) -> None:
-        """Drained slots whose sequence has left are handed on: ended ones freed, preempted ones queued again."""
-        table = self.slots
-        for slot in slots[(table.in_flight[slots] == 0) & (table.num_blocks[slots] == 0)].tolist():
-            if table.sequences[slot] is None:
-                continue
-            if table.gone[slot]:
-                table.release(slot)
-            else:
-                self._requeue(slot)
-
-    @staticmethod
-    def _sample(
-        sequence: Sequence,
-        made: np.ndarray,
-        reason: FinishReason,
-        stop_reason: int | None = None,
-        error: str | None = None,
-    ) -> Sample:
-        return Sample(sequence.request_id, sequence.sample_index, made.tolist(), reason, stop_reason, error)

@@ -52,6 +52,11 @@ class Abort:
 
 
 @dataclass(slots=True)
+class CloseInput:
+    """No more requests will come for now."""
+
+
+@dataclass(slots=True)
 class Close:
     """The engine ends once this arrives, whatever is still running."""
 

@@ -72,6 +72,8 @@ class Loop:
                 break
             try:
                 admitted = self._admit()
+                if self._source.exhausted:
+                    self._engine.close_input()
                 if self._inflight.num_rows:
                     # No wait while rows flow in: the engine must never run dry behind a slow poll.
                     self._take(self._engine.poll(0.0 if admitted and self._has_room() else IDLE_SECONDS))

@@ -66,6 +66,7 @@ class RestartingEngine:
         self._factory = factory
         self._client: EngineClient | None = None
         self._has_served = False
+        self._input_closed = False
         self.ready_since: float | None = None  # when the first engine took its first request, on the monotonic clock
         self._failures = 0  # since the last sample that came back
 
@@ -95,6 +96,12 @@ class RestartingEngine:
         if samples:
             self.start().abort(samples)
 
+    def close_input(self) -> None:
+        """Tells the present engine, once, that no more requests will come."""
+        if self._client is not None and not self._input_closed:
+            self._client.close_input()
+            self._input_closed = True
+
     def stats(self) -> EngineStats:
         return self._client.stats() if self._client is not None else EngineStats()
 
@@ -108,6 +115,6 @@ class RestartingEngine:
 
     def close(self) -> None:
         client, self._client = self._client, None
-        self._has_served = False
+        self._has_served = self._input_closed = False
         if client is not None:
             client.close()

@@ -235,3 +235,12 @@ def test_a_slot_is_not_handed_out_while_results_for_it_are_in_flight() -> None:
     core.step()
     with pytest.raises(AssertionError, match="in flight"):
         core.scheduler.slots.release(0)
+
+
+def test_once_the_input_is_closed_the_longest_start_first() -> None:
+    core = make_core(SchedulerConfig(2, 64, 128, 4, 64))
+    lengths = [3, 9, 20, 5, 30, 8]
+    core.add([request(i, [i, 1], max_tokens=length) for i, length in enumerate(lengths)])
+    core.close_input()
+    assert [s.request_id for s in core.scheduler.roster.waiting] == [4, 2, 1, 5, 3, 0]
+    assert len(finish(core)) == 6
