@@ -121,7 +121,7 @@ PREFILL_CANDIDATES = (
     PrefillConfig(128, 64, 8, 3),
     PrefillConfig(128, 64, 8, 2),
     PrefillConfig(128, 128, 8, 2),
-    PrefillConfig(128, 64, 4, 3),
+    PrefillConfig(64, 64, 4, 2),
     PrefillConfig(64, 64, 4, 3),
     PrefillConfig(64, 128, 4, 2),
 )
