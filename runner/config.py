@@ -89,6 +89,7 @@ class JobConfig:
     module: str | None = affects(None, "Your own Python file: prompt(row), parse(row, completion)")
     template: str | None = affects(None, "A Jinja template over the row's columns; gives the prompt")
     template_file: str | None = affects(None, "The same, read from a file")
+    few_shot_file: str | None = affects(None, "JSONL rows that the template sees as the list `examples`")
     chat: bool = affects(True, "Apply the model's chat template; false completes raw text")
     system_prompt: str | None = affects(None, "A system message before every conversation")
     chat_template_kwargs: dict[str, Any] = affects(dict, "Passed to the chat template, e.g. {enable_thinking: false}")

@@ -95,6 +95,8 @@ def _job(config: RunnerConfig) -> Iterator[str]:
         yield f"job.name={job.name!r}: it names a folder, so no slash and not empty; another place is output.dir=..."
     if job.template is not None and job.template_file is not None:
         yield f"job.template_file={job.template_file}: job.template is set too; give one of the two"
+    if job.few_shot_file is not None and job.template is None and job.template_file is None:
+        yield f"job.few_shot_file={job.few_shot_file}: only a template sees the examples; set job.template too"
     if not job.chat and job.system_prompt is not None:
         yield "job.system_prompt: needs a conversation, and job.chat=false completes raw text; drop one of the two"
     if not job.chat and job.chat_template_kwargs:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -24,6 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runner.config import JobConfig
 from runner.errors import ConfigError
+from runner.input.few_shot import EXAMPLES, load_examples
 
 MAX_SECONDS = 1.0
 MAX_CHARS = 8 * 1024 * 1024
@@ -47,17 +49,27 @@ class TemplateError(Exception):
 
 
 class PromptTemplate:
-    """A compiled template. ``columns`` are the names that it may use."""
+    """A compiled template. ``columns`` are the names that it may use, beside those of ``constants``."""
 
-    def __init__(self, source: str, columns: Sequence[str], key: str = "job.template") -> None:
+    def __init__(
+        self,
+        source: str,
+        columns: Sequence[str],
+        key: str = "job.template",
+        constants: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         """Raises ConfigError for a syntax error or a variable that is no column."""
+        self._constants = constants
         self._environment = _Environment()
         try:
             used = meta.find_undeclared_variables(self._environment.parse(source))
             self._template = self._environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"{key}: line {error.lineno}: {error.message}; correct the template") from None
-        missing = sorted(used - set(columns) - set(self._environment.globals))
+        missing = sorted(used - set(columns) - set(constants) - set(self._environment.globals))
+        unused = sorted(set(constants) - used)
+        if unused:
+            raise ConfigError(f"{key} does not use {unused[0]!r}; show them, or drop job.few_shot_file")
         if missing and columns:  # input without any row has no columns, and is done at once
             raise ConfigError(f"{key} uses {missing[0]!r}, but the input's columns are {', '.join(columns)}")
 
@@ -65,7 +77,7 @@ class PromptTemplate:
         """The prompt of one row; raises TemplateError when a value is missing or null, or a cap is reached."""
         self._environment.deadline = time.monotonic() + MAX_SECONDS
         try:
-            return self._environment.join_bounded(self._template.generate(values))
+            return self._environment.join_bounded(self._template.generate({**self._constants, **values}))
         except jinja2.UndefinedError as error:
             raise TemplateError("template_missing_value", f"the template needs a value: {error.message}") from None
         except SecurityError as error:
@@ -78,8 +90,9 @@ def load_template(config: JobConfig, columns: Sequence[str]) -> PromptTemplate |
     """The template of ``job.template`` or ``job.template_file``; None when neither is set."""
     if config.template is not None and config.template_file is not None:
         raise ConfigError("job.template and job.template_file are both set; keep one of them")
+    constants = {} if config.few_shot_file is None else {EXAMPLES: load_examples(config.few_shot_file, columns)}
     if config.template is not None:
-        return PromptTemplate(config.template, columns)
+        return PromptTemplate(config.template, columns, constants=constants)
     if config.template_file is None:
         return None
     try:
@@ -88,7 +101,7 @@ def load_template(config: JobConfig, columns: Sequence[str]) -> PromptTemplate |
         raise ConfigError(
             f"job.template_file={config.template_file} cannot be read ({error}); give a text file"
         ) from None
-    return PromptTemplate(source, columns, f"job.template_file={config.template_file}")
+    return PromptTemplate(source, columns, f"job.template_file={config.template_file}", constants)
 
 
 class _Ticks(Extension):

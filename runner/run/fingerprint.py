@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runner.config import JobConfig, RunnerConfig, settings
+from runner.config import RunnerConfig, settings
 from runner.errors import ConfigError
 from runner.input import Inventory
 from runner.run.backends import Backend
@@ -31,7 +31,8 @@ def fingerprint(
     values = {key: value for key, value in settings(config, "output") if key not in _BY_CONTENT}
     values |= {f"sampling.{name}": value for name, value in asdict(sampling).items()}
     values["input.files"] = _files(inventory)
-    values["job.template"] = _template(config.job)
+    values["job.template"] = _content("job.template_file", config.job.template_file) or config.job.template
+    values["job.few_shot_file"] = _content("job.few_shot_file", config.job.few_shot_file)
     values["job.code"] = getattr(job, "code", "")
     values["model.identity"] = backend.identity
     return values
@@ -42,11 +43,12 @@ def _files(inventory: Inventory) -> str:
     return f"{len(files)} files, sha256:{hashlib.sha256(repr(files).encode()).hexdigest()}"
 
 
-def _template(config: JobConfig) -> str | None:
-    if config.template_file is None:
-        return config.template
+def _content(key: str, name: str | None) -> str | None:
+    """The hash of a file that a setting names."""
+    if name is None:
+        return None
     try:
-        text = Path(config.template_file).expanduser().read_bytes()
+        text = Path(name).expanduser().read_bytes()
     except OSError as error:
-        raise ConfigError(f"job.template_file={config.template_file}: {error.strerror}; give a text file") from None
+        raise ConfigError(f"{key}={name}: {error.strerror}; give a text file") from None
     return f"sha256:{hashlib.sha256(text).hexdigest()}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from runner.config import JobConfig
 from runner.errors import ConfigError
+from runner.input import few_shot as few_shot_module
 from runner.input import template
 from runner.input.template import PromptTemplate, TemplateError, load_template
 
@@ -101,3 +103,45 @@ def test_the_file_and_the_text_exclude_each_other(tmp_path: Path) -> None:
     for config in (JobConfig(template="x", template_file="y"), JobConfig(template_file=str(tmp_path / "none"))):
         with pytest.raises(ConfigError, match=r"job\.template_file"):
             load_template(config, ["a"])
+
+
+def few_shot(
+    folder: Path, text: str, template: str = "{% for e in examples %}{{ e.q }}={{ e.a }};{% endfor %}{{ a }}"
+) -> str:
+    (folder / "few.jsonl").write_text(text)
+    found = load_template(JobConfig(name="x", template=template, few_shot_file=str(folder / "few.jsonl")), ["a"])
+    assert found is not None
+    return found.render({"a": "hello"})
+
+
+def test_examples_from_a_file_stand_in_the_template(tmp_path: Path) -> None:
+    assert few_shot(tmp_path, '{"q": "1+1", "a": 2}\n\n{"q": "{{ 7 * 7 }}", "a": null}\n'.replace("null", '""')) == (
+        "1+1=2;{{ 7 * 7 }}=;hello"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "template", "message"),
+    [
+        ('{"q": 1}\n[1]\n', "{{ examples }}", "line 2: a row must be a JSON object"),
+        ('{"q": 1, "q": 2}\n', "{{ examples }}", "line 1: an object has the same key twice"),
+        ("\n", "{{ examples }}", "holds no examples"),
+        (" " * (few_shot_module.MAX_BYTES + 1), "{{ examples }}", "over 4 MiB"),
+        ('{"q": 1}\n', "{{ a }}", "does not use 'examples'"),
+    ],
+)
+def test_examples_that_are_none_are_refused(text: str, template: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        few_shot(tmp_path, text, template)
+
+
+def test_examples_need_a_file_and_a_name_of_their_own(tmp_path: Path) -> None:
+    config = JobConfig(name="x", template="{{ examples }}", few_shot_file=str(tmp_path / "none"))
+    for columns, message in ((["a"], "No such file"), (["examples"], "has a column 'examples' too")):
+        with pytest.raises(ConfigError, match=message):
+            load_template(config, columns)
+
+
+def test_a_template_cannot_change_the_examples_for_the_next_row(tmp_path: Path) -> None:
+    with pytest.raises(TemplateError):
+        few_shot(tmp_path, '{"q": "1"}', "{{ examples.append(1) }}")

@@ -106,6 +106,15 @@ def test_a_template_file_counts_by_its_content(tmp_path: Path) -> None:
     assert first["job.template"] != print_of(f"job.template_file={path}")["job.template"]
 
 
+def test_examples_count_by_their_content(tmp_path: Path) -> None:
+    path = tmp_path / "few.jsonl"
+    path.write_text('{"q": 1}')
+    arguments = ("job.template='{{ examples }}'", f"job.few_shot_file={path}")
+    first = print_of(*arguments)
+    path.write_text('{"q": 2}')
+    assert first["job.few_shot_file"] != print_of(*arguments)["job.few_shot_file"]
+
+
 def test_a_generation_config_fills_in_what_is_not_set() -> None:
     config = compose(["job=generate", "engine=echo", "input.path=rows.jsonl", "sampling.top_p=0.5"])
     sampling = resolve_sampling(config.sampling, {"temperature": 0.3, "top_p": 0.9})
