@@ -36,6 +36,7 @@ ALLOWED = {
     "launch": {"output", "report", "signals"},
     "__main__": {"cli", "run", "launch", "report", "signals"},
     "preview": {"cli", "run", "report", "text"},
+    "preflight": {"cli", "run", "report"},
     "repair": {"output", "report", "verify"},
     "status": {"output", "report"},
     "verify": {"output", "report"},

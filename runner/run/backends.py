@@ -45,8 +45,8 @@ def _transformers(config: RunnerConfig) -> Backend:
         model_name=config.model.path,
         identity=files.identity,
         generation_config=files.generation_config,
-        max_model_len=config.engine.max_model_len or files.context_length,
         model_config=files.text_config,
+        max_model_len=config.engine.max_model_len or files.context_length,
         open_tokenizer=lambda: TextTokenizer(files.folder, trust_remote_code=config.model.trust_remote_code),
         start_engine=lambda: EngineProcess(settings),
         reasoning=reasoning_marks(files.folder) if config.job.chat else None,
@@ -58,9 +58,9 @@ def _echo(config: RunnerConfig) -> Backend:
         model_name="echo",
         identity="echo",
         generation_config={},
+        model_config={},
         max_model_len=config.engine.max_model_len,
         open_tokenizer=EchoTokenizer,
-        model_config={},
         start_engine=EchoEngine,
     )
 

@@ -1,4 +1,4 @@
-"""What is settled before a model loads: input, job, sampling, columns, fingerprint. Makes no folder and no engine."""
+"""What is settled before a model loads: input, job, sampling, columns. Makes no folder and no engine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 from jobs import load_job
 from runner.config import RunnerConfig
 from runner.input import InventoryReader, Renderer
-from runner.output import OutputSpec, plan_columns
+from runner.output import plan_columns
 from runner.run.backends import Backend
-from runner.run.fingerprint import GROWABLE, fingerprint
 from runner.run.intake import take_stock
 from runner.text import PromptTokenizer, resolve_sampling
 
@@ -31,24 +30,6 @@ class Plan:
             keep_prompt=config.output.keep_prompt.value,
             prefix=config.output.column_prefix,
             reasoning=backend.reasoning is not None,
-        )
-
-    def spec(self) -> OutputSpec:
-        """What a run of this plan asks of its output folder."""
-        config = self.config
-        worker, workers = map(int, config.partition.split("/"))
-        return OutputSpec(
-            job_name=config.job.name,
-            columns=self.columns,
-            num_rows=self.inventory.num_rows,
-            fingerprint=fingerprint(config, self.backend, self.job, self.sampling, self.inventory),
-            rows_per_shard=config.output.rows_per_shard,
-            sync_seconds=config.output.sync_seconds,
-            partition=(worker, workers),
-            inventory=self.inventory.to_json(),
-            accept=tuple(config.resume.accept),
-            growable=GROWABLE,
-            overwrite=config.output.overwrite,
         )
 
     def reader(self) -> InventoryReader:

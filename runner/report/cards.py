@@ -1,0 +1,118 @@
+"""What a card can do, by its data sheet, and what a model asks of it, by its config.json. No torch, no card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from runner.errors import ConfigError
+
+_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Card:
+    """``memory`` in bytes, ``bandwidth`` in bytes a second, ``flops`` a second for dense 16-bit matrices.
+
+    ``reached`` is the share of the limits that a whole run has been seen to reach, from low to high.
+    """
+
+    title: str
+    memory: float
+    bandwidth: float
+    flops: float
+    reached: tuple[float, float] = (0.5, 0.85)
+    is_cpu: bool = False
+
+
+CARDS: Mapping[str, Card] = MappingProxyType(
+    {
+        "h100": Card("H100 80GB SXM", 80e9, 3.35e12, 989e12),
+        "h100_pcie": Card("H100 80GB PCIe", 80e9, 2.0e12, 756e12),
+        "h200": Card("H200 141GB", 141e9, 4.8e12, 989e12),
+        "b200": Card("B200 180GB", 180e9, 8.0e12, 2250e12),
+        "a100": Card("A100 80GB SXM", 80e9, 2.04e12, 312e12),
+        "a100_40": Card("A100 40GB SXM", 40e9, 1.56e12, 312e12),
+        "l40s": Card("L40S 48GB", 48e9, 864e9, 362e12),
+        "l4": Card("L4 24GB", 24e9, 300e9, 121e12),
+        "a10g": Card("A10G 24GB", 24e9, 600e9, 70e12),
+        "rtx4090": Card("GeForce RTX 4090 24GB", 24e9, 1.01e12, 165e12),
+        "rtx5090": Card("GeForce RTX 5090 32GB", 32e9, 1.79e12, 210e12),
+        # Two cores of a server in float32: no data sheet says what a rented core may use of the memory.
+        "cpu": Card("2 CPU cores", 16e9, 20e9, 80e9, (0.15, 0.8), is_cpu=True),
+    }
+)
+
+
+def card_of(name: str) -> Card:
+    """Raises ConfigError for a card that is not in the table."""
+    if name not in CARDS:
+        raise ConfigError(f"cost.card={name}: not in the table of cards; choose one of {', '.join(CARDS)}")
+    return CARDS[name]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Bytes read at each step, arithmetic a token, and bytes of cache a token."""
+
+    step_bytes: float
+    weight_bytes: float
+    decode_flops: float
+    prefill_flops: float
+    kv_bytes: float
+
+
+def model_shape(config: Mapping[str, Any], dtype: str = "auto") -> ModelShape | None:
+    """From the language model's part of config.json; None where that says too little.
+
+    A mixture of experts reads all of its experts at every step: a batch of some size chooses all of them.
+    """
+    if not _first(config, "hidden_size", "n_embd") or not _first(config, "num_hidden_layers", "n_layer"):
+        return None
+    size = _DTYPE_BYTES.get(dtype if dtype != "auto" else str(config.get("dtype") or config.get("torch_dtype")), 2)
+    hidden, layers = _first(config, "hidden_size", "n_embd"), _first(config, "num_hidden_layers", "n_layer")
+    attention, kv_width = _attention(config, hidden)
+    all_mlp, used_mlp = _mlp(config, hidden)
+    head = hidden * int(config.get("vocab_size", 0))
+    body, used = layers * (attention + all_mlp), layers * (attention + used_mlp)
+    embeddings = head if config.get("tie_word_embeddings", False) else 2 * head
+    return ModelShape(
+        step_bytes=size * (body + head),
+        weight_bytes=size * (body + embeddings),
+        decode_flops=2.0 * (used + head),
+        prefill_flops=2.0 * used,
+        kv_bytes=size * layers * kv_width,
+    )
+
+
+def _attention(config: Mapping[str, Any], hidden: int) -> tuple[int, int]:
+    """Weights of one layer's attention, and the width of its keys and values together."""
+    heads = _first(config, "num_attention_heads", "n_head") or 1
+    kv_heads = _first(config, "num_key_value_heads") or heads
+    head_dim = _first(config, "head_dim") or hidden // heads
+    value_dim = head_dim
+    if _first(config, "kv_lora_rank"):  # latent attention: the cache holds keys and values of every head
+        head_dim = _first(config, "qk_nope_head_dim") + _first(config, "qk_rope_head_dim")
+        value_dim, kv_heads = _first(config, "v_head_dim"), heads
+    kv_width = kv_heads * (head_dim + value_dim)
+    return hidden * (heads * head_dim + kv_width + heads * value_dim), kv_width
+
+
+def _mlp(config: Mapping[str, Any], hidden: int) -> tuple[int, int]:
+    """Weights of one layer's feed-forward part: all of them, and those that one token uses."""
+    width = _first(config, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
+    matrices = 3 if str(config.get("hidden_act", config.get("hidden_activation", "gelu"))).startswith("silu") else 2
+    matrices = 3 if config.get("hidden_activation") or config.get("model_type", "").startswith("gemma") else matrices
+    experts = _first(config, "num_experts", "num_local_experts", "n_routed_experts")
+    if not experts:
+        return matrices * hidden * width, matrices * hidden * width
+    width = _first(config, "moe_intermediate_size") or width
+    shared = _first(config, "n_shared_experts")
+    active = _first(config, "num_experts_per_tok") or 1
+    return 3 * hidden * width * (experts + shared), 3 * hidden * width * (active + shared)
+
+
+def _first(config: Mapping[str, Any], *names: str) -> int:
+    return next((int(config[name]) for name in names if config.get(name)), 0)

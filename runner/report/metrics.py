@@ -1,0 +1,81 @@
+"""metrics.jsonl: one line every few seconds, appended by each run of a job, for reports and for other programs.
+
+A line has ``kind`` "start", "sample" or "end" and ``time`` in seconds since 1970. A sample holds the counts of this
+run so far (rows, samples, errors by code, finished_tokens), what the engine's counters say, and the shares of the
+time since the line before in which this process rendered, finished rows, wrote, or waited for the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+FILE = Path(".runner") / "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends lines; each is one write, so that runs of several partitions may share the file.
+
+    Measuring never ends a run: a disk that refuses ends the measuring, with a warning.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._is_open = True
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        if not self._is_open:
+            return
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        except OSError as error:
+            self._is_open = False
+            logger.warning("%s: %s; no more metrics are written", self._path, error.strerror)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines in their order; a torn one, as a kill leaves it, is skipped."""
+    path = folder / FILE
+    lines: list[dict[str, Any]] = []
+    for text in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and "kind" in line and "time" in line:
+            lines.append(line)
+    return lines
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an earlier run tells about the next one. ``tokens_per_second`` counts completion tokens."""
+
+    model: str
+    samples: int
+    mean_answer: float
+    tokens_per_second: float
+
+
+def last_measured(folder: Path) -> Measured | None:
+    """From the last run in the folder that finished an answer."""
+    model, found, began = "", None, 0.0
+    for line in read_metrics(folder):
+        if line["kind"] == "start":
+            model = str(line.get("model", ""))
+        samples = line.get("samples", 0)
+        if line["kind"] == "start" or not samples:
+            continue
+        began = line["time"] - line.get("generating_seconds", 0.0)
+        seconds = line["time"] - began
+        if seconds > 0:
+            tokens = line["finished_tokens"]
+            found = Measured(model, samples, tokens / samples, tokens / seconds)
+    return found

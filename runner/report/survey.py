@@ -1,0 +1,96 @@
+"""What the prompts of an input look like: lengths, twins, shared beginnings. Takes one prompt at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runner.report.plain import table
+
+_BAR = 40
+_MAX_PREFIXES = 2_000_000
+
+
+class PromptSurvey:
+    """Counts over the prompts added; ``block_size`` tokens is what the engine's prefix cache shares."""
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self._prompts: set[bytes] = set()
+        self._prefixes: set[int] = set()
+        self.lengths: list[int] = []
+        self.duplicates = 0
+        self.shared_tokens = 0
+
+    def add(self, token_ids: Sequence[int]) -> None:
+        ids = array("i", token_ids)
+        self.lengths.append(len(ids))
+        key = hashlib.blake2b(ids.tobytes(), digest_size=12).digest()
+        self.duplicates += key in self._prompts
+        self._prompts.add(key)
+        self.shared_tokens += self._seen_before(ids)
+
+    @property
+    def shared_share(self) -> float:
+        """The share of the prompt tokens that stood at the beginning of an earlier prompt too."""
+        return self.shared_tokens / max(sum(self.lengths), 1)
+
+    def _seen_before(self, ids: array[int]) -> int:
+        """Tokens of the longest run of whole blocks that another prompt began with."""
+        shared, chain, is_new = 0, 0, False
+        for start in range(0, len(ids) - self._block_size + 1, self._block_size):
+            chain = hash((chain, ids[start : start + self._block_size].tobytes()))
+            is_new = is_new or chain not in self._prefixes
+            if not is_new:
+                shared += self._block_size
+            elif len(self._prefixes) < _MAX_PREFIXES:
+                self._prefixes.add(chain)
+        return shared
+
+
+@dataclass(frozen=True)
+class Bin:
+    low: int
+    high: int  # exclusive
+    count: int
+
+
+def bins(values: Sequence[int], num_bins: int = 10) -> list[Bin]:
+    """Equal steps of a round width from the smallest value to the largest."""
+    if not values:
+        return []
+    low, high = min(values), max(values) + 1
+    width = _round_up((high - low) / num_bins)
+    first = low // width
+    counts = Counter(value // width - first for value in values)
+    return [
+        Bin((first + i) * width, (first + i + 1) * width, counts[i]) for i in range((high - 1) // width - first + 1)
+    ]
+
+
+def histogram(values: Sequence[int]) -> str:
+    """A bar of text for each bin."""
+    found = bins(values)
+    most = max((item.count for item in found), default=1)
+    rows = [(f"{b.low:,}-{b.high - 1:,}", f"{b.count:,}", "█" * -(-b.count * _BAR // most)) for b in found]
+    return table(rows) if rows else ""
+
+
+def quantile(values: Sequence[int], share: float) -> int:
+    """The smallest value that at least this share of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def _round_up(width: float) -> int:
+    step = 1
+    while step < width:
+        for factor in (2, 5, 10):
+            if step * factor >= width:
+                return step * factor
+        step *= 10
+    return step
