@@ -9,6 +9,10 @@ result. Needs a GPU for the large shapes.
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as the engine process sets it
+
 import json
 import sys
 import tempfile

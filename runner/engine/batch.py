@@ -15,6 +15,7 @@ from runner.engine.sampler import WORDS, pack
 from runner.engine.scheduler import SchedulerConfig
 from runner.engine.sequence import Sequence
 
+_ALIGNMENT = 4  # int32 words: Triton compiles a kernel anew for pointers that are not 16-byte aligned
 BLOCK_UPDATE_WORDS = 3  # slot, index, block
 
 
@@ -73,7 +74,12 @@ class Packet:
 def packet_capacity(config: SchedulerConfig) -> int:
     """The largest packet that a scheduler of this configuration can ask for, in int32."""
     seqs, tokens = config.max_num_seqs, config.max_num_batched_tokens
-    return BLOCK_UPDATE_WORDS * config.max_block_updates + seqs * (WORDS + 2 + 2 + 1 + 3 * 2) + 3 * tokens
+    return (
+        BLOCK_UPDATE_WORDS * config.max_block_updates
+        + seqs * (WORDS + 2 + 2 + 1 + 3 * 2)
+        + 3 * tokens
+        + _ALIGNMENT * 16
+    )
 
 
 class BatchBuilder:
@@ -156,7 +162,7 @@ class _Writer:
     def put(self, values: np.ndarray) -> Section:
         """Appends [count] or [count, width] int32 values."""
         width = values.shape[1] if values.ndim == 2 else 1
-        section = Section(self._at, len(values), width)
-        self._out[self._at : section.stop] = values.reshape(-1)
+        section = Section(-(-self._at // _ALIGNMENT) * _ALIGNMENT, len(values), width)
+        self._out[section.start : section.stop] = values.reshape(-1)
         self._at = section.stop
         return section

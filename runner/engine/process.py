@@ -41,6 +41,8 @@ class EngineProcess:
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         # Passive waiting: a spinning OpenMP thread of the engine slows the parent's work many times over.
         environment = os.environ | {"PYTHONPATH": path, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+        # Prompts of any length come and go: fixed segments would fragment what the KV cache leaves.
+        environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "runner.engine.serve", str(theirs.fileno()), str(os.getpid())],
             pass_fds=[theirs.fileno()],
