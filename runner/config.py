@@ -113,9 +113,10 @@ class ModelSettings:
 class InputConfig:
     """Where the rows come from."""
 
-    path: Any = affects(MISSING, "A file, a glob, or a list of them")
+    path: Any = affects(MISSING, "A file, a glob, s3://..., dataset:NAME?split=train, or a list of them")
     format: InputFormat = affects(InputFormat.auto, "auto: by file name")
     limit: int | None = affects(None, "Only the first N rows")
+    columns: list[str] = affects(list, "Read and keep only these columns; default: all")
     prompt_column: str = affects("prompt", "The column that holds the prompt")
     messages_column: str = affects("messages", "The column that holds a conversation")
 

@@ -56,3 +56,11 @@ def _plain_map(array: pa.Array, kind: pa.DataType) -> pa.Array:
     """A map as a list of {key, value}."""
     entries = [None if v is None else [{"key": key, "value": item} for key, item in v] for v in array.to_pylist()]
     return pa.array(entries, kind)
+
+
+def id_values(array: pa.Array) -> list[Any]:
+    """The values of an id column; none where it holds text that is not UTF-8, which reading will report."""
+    try:
+        return array.to_pylist()
+    except UnicodeDecodeError:
+        return []

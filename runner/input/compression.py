@@ -13,6 +13,7 @@ from typing import BinaryIO, Protocol
 import pyarrow as pa
 
 from runner.errors import ConfigError
+from runner.input.storage import open_binary
 
 BOMB_BYTES = 1 << 30
 BOMB_RATIO = 500
@@ -48,7 +49,7 @@ class ByteStream:
 
     def __init__(self, path: str, offset: int = 0) -> None:
         self._path = path
-        self._file = Path(path).open("rb")  # noqa: SIM115 - closed by __exit__
+        self._file = open_binary(path)
         opener = _OPENERS.get(Path(path).suffix)
         self._stream: _Readable = opener(self._file) if opener else self._file
         self._compressed = opener is not None

@@ -12,6 +12,9 @@ from typing import Any
 import xxhash
 
 from runner.errors import ConfigError
+from runner.input.formats.hub_dataset import PREFIX, fingerprint_of, parse_address
+from runner.input.saved_dataset import arrow_files, is_saved_dataset
+from runner.input.storage import exists, is_remote, list_remote, open_binary, size_of
 
 log = logging.getLogger(__name__)
 
@@ -33,20 +36,28 @@ class Identity:
 
 
 def identify(path: str) -> Identity:
-    """Reads at most 128 KiB of the file."""
-    stat = Path(path).stat()
-    digest = xxhash.xxh3_128(str(stat.st_size).encode())
-    with Path(path).open("rb") as file:
+    """Reads at most 128 KiB of the file. What is not a file of this machine has mtime_ns 0."""
+    if path.startswith(PREFIX):
+        size, found = fingerprint_of(path)
+        return Identity(size, 0, found)
+    size = size_of(path)
+    digest = xxhash.xxh3_128(str(size).encode())
+    with open_binary(path) as file:
         digest.update(file.read(_SAMPLE_BYTES))
-        file.seek(max(_SAMPLE_BYTES, stat.st_size - _SAMPLE_BYTES))
+        file.seek(max(_SAMPLE_BYTES, size - _SAMPLE_BYTES))
         digest.update(file.read())
-    return Identity(stat.st_size, stat.st_mtime_ns, digest.hexdigest())
+    return Identity(size, 0 if is_remote(path) else Path(path).stat().st_mtime_ns, digest.hexdigest())
+
+
+def is_there(path: str) -> bool:
+    return path.startswith(PREFIX) or exists(path)
 
 
 def expand(path: Any, output_dir: Path | None = None) -> list[str]:
     """The files that ``input.path`` names, absolute, in order: list entries as given, a glob's matches sorted.
 
-    Raises ConfigError for an entry that names nothing, a folder, a remote address, or a file in ``output_dir``.
+    A folder that `datasets` saved stands for its Arrow files. Raises ConfigError for an entry that names nothing,
+    another folder, or a file in ``output_dir``.
     """
     entries = [path] if isinstance(path, str | Path) else path
     if not isinstance(entries, Sequence) or not entries:
@@ -64,14 +75,24 @@ def _expand_entry(entry: Any) -> Iterator[str]:
     if not isinstance(entry, str | Path) or not str(entry):
         raise ConfigError(f"input.path has the entry {entry!r}; each entry must be the name of a file or a glob")
     text = str(entry)
-    if "://" in text:
-        raise ConfigError(f"input.path={text!r} is remote; copy it to this machine and give the local path")
+    if text.startswith(PREFIX):
+        yield from _expand_dataset(text)
+        return
+    if is_remote(text):
+        yield from list_remote(text)
+        return
     path = Path(text).expanduser()
     if path.is_file():
         yield str(path.absolute())
         return
+    if path.is_dir() and is_saved_dataset(path):
+        yield from arrow_files(path, None)
+        return
     if path.is_dir():
-        raise ConfigError(f"input.path={text!r} is a folder; name its files, e.g. {text.rstrip('/')}/*.jsonl")
+        raise ConfigError(
+            f"input.path={text!r} is a folder; name its files, e.g. {text.rstrip('/')}/*.jsonl, "
+            f"or dataset:{text} to let `datasets` find them"
+        )
     # Path.glob takes no absolute pattern.
     matches = sorted(m for m in glob.iglob(str(path), recursive=True) if Path(m).is_file())  # noqa: PTH207
     if not matches:
@@ -80,7 +101,20 @@ def _expand_entry(entry: Any) -> Iterator[str]:
     yield from (str(Path(match).absolute()) for match in matches)
 
 
+def _expand_dataset(text: str) -> Iterator[str]:
+    """A saved folder as its files; anything else by its address, a folder's made absolute."""
+    address = parse_address(text)
+    if address.folder is None:
+        yield text
+    elif is_saved_dataset(address.folder):
+        yield from arrow_files(address.folder, address.split)
+    else:
+        yield text.replace(f"{PREFIX}{address.name}", f"{PREFIX}{address.folder}", 1)
+
+
 def _refuse_output(file: str, output_dir: Path | None) -> None:
+    if is_remote(file) or file.startswith(PREFIX):
+        return
     if output_dir is not None and Path(file).resolve().is_relative_to(Path(output_dir).resolve()):
         raise ConfigError(
             f"input.path includes {file}, which lies in the output folder {output_dir}; "

@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from runner.config import InputConfig
 from runner.errors import ConfigError
-from runner.input.files import Identity, expand, identify
+from runner.input.files import Identity, expand, identify, is_there
 from runner.input.formats import FORMATS, format_of
-from runner.input.schema import Observed, decode_schema, encode_schema, is_json_text, unite
+from runner.input.schema import Observed, ObservedRows, decode_schema, encode_schema, is_json_text, project, unite
 
 Progress = Callable[[int, int, int], None]
 """Called with (rows so far, bytes so far, bytes in all)."""
@@ -113,21 +113,24 @@ def extend_inventory(
 def _scan(
     paths: Sequence[str], config: InputConfig, limit: int | None, progress: Progress | None
 ) -> tuple[tuple[FileEntry, ...], pa.Schema]:
-    observed = Observed()
-    meter = _Meter(sum(Path(path).stat().st_size for path in paths), progress)
+    observed = ObservedRows()
+    identities = [identify(path) for path in paths]
+    meter = _Meter(sum(identity.size for identity in identities), progress)
     entries: list[FileEntry] = []
     declared: list[tuple[str, pa.Schema]] = []
-    for path in paths:
+    for path, identity in zip(paths, identities, strict=True):
         left = None if limit is None else limit - sum(entry.num_rows for entry in entries)
         name = format_of(path, config.format.value)
         if left is not None and left <= 0:
-            entries.append(FileEntry(path, name, identify(path), 0, {}))
+            entries.append(FileEntry(path, name, identity, 0, {}))
             continue
         scan = FORMATS[name].scan(path, left, observed, meter.tick)
-        entries.append(FileEntry(path, name, identify(path), scan.num_rows, scan.layout))
+        entries.append(FileEntry(path, name, identity, scan.num_rows, scan.layout))
         if scan.schema is not None:
             declared.append((path, scan.schema))
-    return tuple(entries), _freeze(declared, observed)
+    observed.ids.warn()
+    schema = _freeze(declared, observed)
+    return tuple(entries), project(schema, config.columns) if schema.names else schema
 
 
 def _freeze(declared: list[tuple[str, pa.Schema]], observed: Observed) -> pa.Schema:
@@ -170,7 +173,7 @@ def _fits(new: pa.Field, frozen: pa.Field) -> bool:
 
 def _differences(file: FileEntry, present: dict[str, Any]) -> list[str]:
     if file.path not in present:
-        gone = "is not named by input.path any more" if Path(file.path).exists() else "is gone"
+        gone = "is not named by input.path any more" if is_there(file.path) else "is gone"
         return [f"{file.path} {gone}"]
     now = identify(file.path)
     if now.size != file.identity.size:

@@ -58,6 +58,8 @@ def read_lines(stream: ByteStream, number: int = 1, offset: int = 0) -> Iterator
     """
     tail = _Tail()
     block = stream.read(BLOCK_BYTES)
+    while block and len(block) < len(_BOM) and (more := stream.read(BLOCK_BYTES)):
+        block += more  # a stream may give less than was asked for
     if offset == 0 and block.startswith(_BOM):
         block, offset = block[len(_BOM) :], len(_BOM)
     while block:

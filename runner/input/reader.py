@@ -5,10 +5,22 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 
+import pyarrow as pa
+
+from runner.errors import StorageError
 from runner.input.formats import FORMATS
 from runner.input.formats.base import Span
-from runner.input.inventory import Inventory
+from runner.input.inventory import FileEntry, Inventory
 from runner.types import RowError, SourceRow
+
+
+def _read(file: FileEntry, span: Span, schema: pa.Schema) -> Iterator[SourceRow | RowError]:
+    try:
+        yield from FORMATS[file.format].read(span, schema)
+    except OSError as error:
+        raise StorageError(
+            f"input.path: {file.path}: {error.strerror or error}; run again once it can be read"
+        ) from error
 
 
 class InventoryReader:
@@ -27,5 +39,5 @@ class InventoryReader:
             file = self._inventory.files[index]
             if start < end:
                 span = Span(file.path, file.layout, start - first, min(stop, end) - first, first)
-                yield from FORMATS[file.format].read(span, self._inventory.schema)
+                yield from _read(file, span, self._inventory.schema)
             start, index = max(start, end), index + 1

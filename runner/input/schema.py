@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from runner.errors import ConfigError
+from runner.input.repeated_ids import RepeatedIds
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,23 @@ MAX_FIELDS = 256
 MAX_MISFITS, MAX_MISFIT_RATE = 2, 0.05  # more than a few bad rows are a habit of the data
 _NULL = type(None)
 _JSON_TEXT = {b"content": b"json"}
+_PROJECTED = {b"columns": b"chosen"}
 _SCALARS = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+
+def project(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    """The chosen columns of a schema, in its order, marked so that readers pass over the others; all when none is."""
+    if not names:
+        return schema
+    unknown = [name for name in names if name not in schema.names]
+    if unknown:
+        raise ConfigError(f"input.columns: {unknown[0]!r} is no column; the input has {', '.join(schema.names)}")
+    return pa.schema([field for field in schema if field.name in names], metadata=_PROJECTED)
+
+
+def is_projected(schema: pa.Schema) -> bool:
+    """Whether the files may hold columns that are not to be read."""
+    return bool(schema.metadata) and schema.metadata.items() >= _PROJECTED.items()
 
 
 class Observed:
@@ -96,6 +113,21 @@ class Observed:
     def schema(self) -> pa.Schema:
         """The schema of the rows whose fields were observed. Columns without one shape are carried as JSON text."""
         return pa.schema([_column(name, child) for name, child in self.fields.items()])
+
+
+class ObservedRows(Observed):
+    """What stood in whole rows; also asks whether their ids repeat."""
+
+    __slots__ = ("ids",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids = RepeatedIds()
+
+    def add_columns(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        super().add_columns(columns)
+        for name in self.ids.wanted(columns):
+            self.ids.add(name, columns[name])
 
 
 def _column(name: str, observed: Observed) -> pa.Field:

@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from runner.input.schema import is_json_text
+from runner.input.json_lines import LineError, ParsedLines
+from runner.input.schema import is_json_text, is_projected
 
 Check = Callable[[Sequence[Any]], str | None]
 """Returns None when all values fit, else what is wrong with the first that does not."""
@@ -45,10 +46,22 @@ class RowCheck:
     def __init__(self, schema: pa.Schema) -> None:
         self._nulls: dict[str, Any] = dict.fromkeys(schema.names)
         self._names = list(schema.names)
+        self._is_projected = is_projected(schema)
         self._json = [field.name for field in schema if is_json_text(field)]
         self._checks = {
             field.name: _accept if is_json_text(field) else column_check(field.type, field.name) for field in schema
         }
+
+    def only_known(self, parsed: ParsedLines) -> ParsedLines:
+        """Without the columns that were not chosen; without a choice, as it is."""
+        if not self._is_projected:
+            return parsed
+        names = self._checks.keys()
+        rows = [
+            row if isinstance(row, LineError) else {k: v for k, v in row.items() if k in names} for row in parsed.rows
+        ]
+        columns = parsed.columns and {name: values for name, values in parsed.columns.items() if name in names}
+        return ParsedLines(rows, columns)
 
     def fit(self, rows: Sequence[dict[str, Any]]) -> str | None:
         """None when every row fits, else what is wrong with one of them."""

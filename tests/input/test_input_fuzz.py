@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from runner.config import InputConfig
@@ -82,6 +82,7 @@ def test_lines_parsed_together_are_lines_parsed_alone(batch: list[bytes]) -> Non
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(data=b"\xef\xbb\xbf{}", block=1, start=0)
 @given(data=st.lists(lines, max_size=30).map(b"\n".join), block=st.integers(1, 40), start=st.integers(0, 10))
 def test_any_bytes_give_one_value_a_line_whatever_the_blocks(
     data: bytes, block: int, start: int, tmp_path: Path

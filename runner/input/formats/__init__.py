@@ -9,6 +9,7 @@ from runner.input import compression
 from runner.input.formats.arrow_ipc import ArrowFormat
 from runner.input.formats.base import Format
 from runner.input.formats.delimited import DelimitedFormat
+from runner.input.formats.hub_dataset import PREFIX, DatasetFormat
 from runner.input.formats.jsonl import JsonlFormat
 from runner.input.formats.parquet import ParquetFormat
 
@@ -18,6 +19,7 @@ FORMATS: dict[str, Format] = {
     "arrow": ArrowFormat(),
     "csv": DelimitedFormat(".csv", ","),
     "tsv": DelimitedFormat(".tsv", "\t"),
+    "dataset": DatasetFormat(),
 }
 
 _BY_SUFFIX = {suffix: name for name, reader in FORMATS.items() for suffix in reader.suffixes}
@@ -25,6 +27,8 @@ _BY_SUFFIX = {suffix: name for name, reader in FORMATS.items() for suffix in rea
 
 def format_of(path: str, wanted: str = "auto") -> str:
     """The name of the format of a file: as wanted, or by its suffix (compression aside)."""
+    if path.startswith(PREFIX):
+        return "dataset"
     if wanted != "auto":
         return wanted
     name = Path(path)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate, islice, pairwise
-from pathlib import Path
 
 import pyarrow as pa
 
 from runner.errors import ConfigError
-from runner.input.arrow_rows import rows_of
+from runner.input.arrow_rows import id_values, rows_of
 from runner.input.formats.base import Scan, Span, Tick
-from runner.input.schema import Observed, plain_schema
+from runner.input.schema import ObservedRows, plain_schema
+from runner.input.storage import is_remote, open_binary, size_of
 from runner.types import RowError, SourceRow
 
 BATCH_ROWS = 1024
@@ -25,12 +25,15 @@ class ArrowFormat:
 
     suffixes: tuple[str, ...] = (".arrow", ".arrows", ".ipc", ".feather")
 
-    def scan(self, path: str, limit: int | None, observed: Observed, tick: Tick) -> Scan:
+    def scan(self, path: str, limit: int | None, observed: ObservedRows, tick: Tick) -> Scan:
         _refuse_cut_stream(path)
         batches: list[int] = []
-        with _faults(path), pa.memory_map(path) as source:
-            schema, stream = _open(path, source)
+        with _faults(path), _source(path) as source:
+            schema, stream = _open(source)
             for batch in stream:
+                left = None if limit is None else limit - sum(batches)
+                for name in observed.ids.wanted(batch.schema.names):
+                    observed.ids.add(name, id_values(batch.column(name).slice(0, left)))
                 batches.append(batch.num_rows)
                 tick(batch.num_rows, batch.nbytes)
                 if limit is not None and sum(batches) >= limit:
@@ -41,8 +44,8 @@ class ArrowFormat:
     def read(self, span: Span, schema: pa.Schema) -> Iterator[SourceRow | RowError]:
         bounds = list(pairwise(accumulate(span.layout["batches"], initial=0)))
         first_batch = next(i for i, (_, end) in enumerate(bounds) if end > span.start)
-        with _faults(span.path), pa.memory_map(span.path) as source:
-            _, stream = _open(span.path, source, first_batch)
+        with _faults(span.path), _source(span.path) as source:
+            _, stream = _open(source, first_batch)
             for (first, end), batch in zip(bounds[first_batch:], stream, strict=False):
                 if first >= span.stop:
                     return
@@ -53,25 +56,28 @@ class ArrowFormat:
                     yield from rows_of(piece, schema, span.first_row_id + first + at, span.path)
 
 
-def _open(path: str, source: pa.NativeFile, first_batch: int = 0) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def _open(source: pa.NativeFile, first_batch: int = 0) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """The schema, and the batches from ``first_batch`` on."""
-    if _begins_like_a_file(path):
+    is_file = source.read(len(_FILE_MAGIC)) == _FILE_MAGIC
+    source.seek(0)
+    if is_file:
         reader = pa.ipc.open_file(source)
         return reader.schema, (reader.get_batch(i) for i in range(first_batch, reader.num_record_batches))
     stream = pa.ipc.open_stream(source)
     return stream.schema, islice(stream, first_batch, None)
 
 
-def _begins_like_a_file(path: str) -> bool:
-    with Path(path).open("rb") as file:
-        return file.read(len(_FILE_MAGIC)) == _FILE_MAGIC
+def _source(path: str) -> pa.NativeFile:
+    return pa.PythonFile(open_binary(path), mode="r") if is_remote(path) else pa.memory_map(path)
 
 
 def _refuse_cut_stream(path: str) -> None:
     """A stream that was cut between two batches reads cleanly, but short: only its end mark tells."""
-    with Path(path).open("rb") as file:
-        file.seek(-min(len(_STREAM_END), Path(path).stat().st_size), 2)
-        if not _begins_like_a_file(path) and file.read() != _STREAM_END:
+    with open_binary(path) as file:
+        if file.read(len(_FILE_MAGIC)) == _FILE_MAGIC:
+            return
+        file.seek(-min(len(_STREAM_END), size_of(path)), 2)
+        if file.read() != _STREAM_END:
             raise ConfigError(f"input.path: {path} is not a whole Arrow file or stream; replace it")
 
 

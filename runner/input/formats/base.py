@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from runner.input.schema import Observed
+from runner.input.schema import ObservedRows
 from runner.types import RowError, SourceRow, Stage
 
 RAW_CHARS = 4096
@@ -45,7 +45,7 @@ class Format(Protocol):
 
     suffixes: tuple[str, ...]
 
-    def scan(self, path: str, limit: int | None, observed: Observed, tick: Tick) -> Scan:
+    def scan(self, path: str, limit: int | None, observed: ObservedRows, tick: Tick) -> Scan:
         """Counts the rows (at most ``limit``) and learns the schema; raises ConfigError for a broken file."""
         ...
 

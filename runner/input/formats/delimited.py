@@ -14,7 +14,7 @@ from runner.input.compression import ByteStream
 from runner.input.formats.base import Scan, Span, Tick, read_error
 from runner.input.formats.marks import Marks, nearest
 from runner.input.lines import MAX_LINE_BYTES, RAW_BYTES, TooLong, read_lines
-from runner.input.schema import Observed
+from runner.input.schema import ObservedRows
 from runner.types import RowError, SourceRow
 
 MARK_ROWS = 1000
@@ -28,20 +28,25 @@ class DelimitedFormat:
         self.suffixes: tuple[str, ...] = (suffix,)
         self._delimiter = delimiter
 
-    def scan(self, path: str, limit: int | None, observed: Observed, tick: Tick) -> Scan:
+    def scan(self, path: str, limit: int | None, observed: ObservedRows, tick: Tick) -> Scan:
         marks, num_rows, position = Marks(), 0, 0
         with ByteStream(path) as stream:
             records = _Records(stream, self._delimiter)
             header = _header(path, records)
             marks.offer(0, records.offset, records.number)
-            for _ in records:
+            fields: list[list[str]] = []
+            for record in records:
                 num_rows += 1
+                fields.append(record.fields)
                 if limit is not None and num_rows >= limit:
                     break
                 if num_rows % MARK_ROWS == 0:
                     marks.offer(num_rows, records.offset, records.number)
+                    _observe_ids(fields, header, observed)
+                    fields = []
                     tick(MARK_ROWS, stream.compressed_position - position)
                     position = stream.compressed_position
+            _observe_ids(fields, header, observed)
             tick(num_rows % MARK_ROWS, stream.compressed_position - position)
         kept = [] if compression.is_compressed(path) else marks.kept
         return Scan(num_rows, {"marks": kept, "header": header}, pa.schema([(name, pa.string()) for name in header]))
@@ -112,6 +117,12 @@ class _Records:
                 self.number += 1
                 self._taken.append(line)
                 yield line.decode("utf-8", "surrogateescape") + "\n"
+
+
+def _observe_ids(records: list[list[str]], header: list[str], observed: ObservedRows) -> None:
+    for name in observed.ids.wanted(header):
+        column = header.index(name)
+        observed.ids.add(name, [fields[column] for fields in records if len(fields) > column])
 
 
 def _header(path: str, records: _Records) -> list[str]:

@@ -17,7 +17,7 @@ from runner.input.formats.base import Scan, Span, Tick, read_error
 from runner.input.formats.marks import Marks, nearest
 from runner.input.json_lines import LineError, ParsedLines, parse_lines
 from runner.input.lines import MAX_LINE_BYTES, LineBatch, TooLong, read_lines
-from runner.input.schema import Observed
+from runner.input.schema import ObservedRows
 from runner.input.strict import RowCheck
 from runner.types import RowError, SourceRow
 
@@ -45,7 +45,7 @@ class JsonlFormat:
 
     suffixes: tuple[str, ...] = (".jsonl", ".ndjson", ".json")
 
-    def scan(self, path: str, limit: int | None, observed: Observed, tick: Tick) -> Scan:
+    def scan(self, path: str, limit: int | None, observed: ObservedRows, tick: Tick) -> Scan:
         marks = Marks()
         num_rows = 0
         with ByteStream(path) as stream:
@@ -95,7 +95,7 @@ def _parse(lines: Sequence[bytes]) -> ParsedLines:
     return ParsedLines([too_long if isinstance(line, TooLong) else parse_lines([line]).rows[0] for line in lines])
 
 
-def _observe(lines: Sequence[bytes], observed: Observed) -> None:
+def _observe(lines: Sequence[bytes], observed: ObservedRows) -> None:
     parsed = _parse(lines)
     if parsed.columns is not None:
         observed.add_columns(parsed.columns)
@@ -104,7 +104,7 @@ def _observe(lines: Sequence[bytes], observed: Observed) -> None:
 
 
 def _convert(rows: Rows, first: int, path: str, check: RowCheck) -> Iterator[SourceRow | RowError]:
-    parsed = _parse(rows.lines)
+    parsed = check.only_known(_parse(rows.lines))
     columns = parsed.columns
     if columns is not None and check.is_complete(columns) and not check.fit_columns(columns):
         return map(SourceRow, count(first), parsed.rows)  # type: ignore[arg-type]

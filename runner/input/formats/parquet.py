@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.errors import ConfigError
-from runner.input.arrow_rows import rows_of
+from runner.input.arrow_rows import id_values, rows_of
 from runner.input.formats.base import Scan, Span, Tick
-from runner.input.schema import Observed, plain_schema
+from runner.input.schema import ObservedRows, is_projected, plain_schema
+from runner.input.storage import is_remote, open_binary
 from runner.types import RowError, SourceRow
 
 BATCH_ROWS = 1024
@@ -23,11 +24,12 @@ class ParquetFormat:
 
     suffixes: tuple[str, ...] = (".parquet", ".pq")
 
-    def scan(self, path: str, limit: int | None, observed: Observed, tick: Tick) -> Scan:
+    def scan(self, path: str, limit: int | None, observed: ObservedRows, tick: Tick) -> Scan:
         with _open(path) as file:
             metadata = file.metadata
             groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             schema = plain_schema(file.schema_arrow, path)
+            _observe_ids(file, schema.names, limit, observed)
         num_rows = sum(groups) if limit is None else min(limit, sum(groups))
         tick(num_rows, 0)
         return Scan(num_rows, {"row_groups": groups}, schema)
@@ -44,14 +46,27 @@ class ParquetFormat:
 
 def _open(path: str) -> Any:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(open_binary(path) if is_remote(path) else path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ConfigError(f"input.path: {path} is not a whole Parquet file ({_line(error)}); replace it") from None
 
 
+def _observe_ids(file: Any, names: list[str], limit: int | None, observed: ObservedRows) -> None:
+    """Reads the id columns alone, and no more of them than is wanted."""
+    for name in observed.ids.wanted(names):
+        left = limit
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[name], use_threads=False):
+            ids = batch.column(0).slice(0, left)
+            observed.ids.add(name, id_values(ids))
+            left = None if left is None else left - len(ids)
+            if left == 0 or not observed.ids.wanted([name]):
+                break
+
+
 def _read_group(file: Any, group: int, first: int, span: Span, schema: pa.Schema) -> Iterator[SourceRow | RowError]:
     row = first
-    batches = file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], use_threads=False)
+    columns = schema.names if is_projected(schema) else None
+    batches = file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False)
     while True:
         try:
             batch = next(batches, None)
