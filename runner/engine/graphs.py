@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
+import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from runner.engine.sampler import Variant
+
+log = logging.getLogger(__name__)
 
 Body = Callable[[int, Variant], tuple[Tensor, Tensor]]
 
@@ -36,24 +40,33 @@ class DecodeGraphs:
         self._sizes = graph_sizes(max_num_seqs)
         self._graphs: dict[tuple[int, Variant], tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
         self._pool = torch.cuda.graph_pool_handle()
+        self._capturable = True
         self._warm: set[tuple[Variant, tuple[bool, bool]]] = set()
 
     def size_for(self, num_rows: int) -> int:
         """The padded batch size that serves ``num_rows``."""
         return self._sizes[bisect.bisect_left(self._sizes, num_rows)]
 
-    def replay(self, num_rows: int, variant: Variant) -> tuple[Tensor, Tensor]:
-        """Runs the step on the current stream; the results hold ``num_rows`` rows and live until the next replay."""
+    def run(self, num_rows: int, variant: Variant) -> tuple[Tensor, Tensor]:
+        """Runs the step on the current stream; the results hold ``num_rows`` rows and live until the next step."""
         key = self.size_for(num_rows), variant
+        if key not in self._graphs and self._capturable:
+            self._try_capture(*key)
         if key not in self._graphs:
-            self._graphs[key] = self._capture(*key)
+            return self._body(num_rows, variant)
         graph, (tokens, status) = self._graphs[key]
         graph.replay()
         return tokens[:num_rows], status[:num_rows]
 
-    def forget(self) -> None:
-        """Drops all graphs: memory that they refer to has moved."""
-        self._graphs.clear()
+    def _try_capture(self, size: int, variant: Variant) -> None:
+        """Some models' code asks the host in mid-step (experts chosen in Python): they run without graphs."""
+        try:
+            self._graphs[size, variant] = self._capture(size, variant)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._capturable = False
+            log.warning("decode steps run without CUDA graphs: %s", str(error).splitlines()[0])
 
     def _capture(self, size: int, variant: Variant) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
         kind = variant, _specialisation(size)
@@ -65,8 +78,11 @@ class DecodeGraphs:
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
             results = self._body(size, variant)
-        finally:
-            graph.capture_end()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # ending an invalid capture says so again
+                graph.capture_end()
+            raise
+        graph.capture_end()
         return graph, results
 
 

@@ -105,7 +105,7 @@ class ModelRunner:
         if step.packet.token_ids.count:
             results = self._prefill(step, data)
         elif self._graphs is not None and step.variant is not Variant.FULL:
-            results = self._graphs.replay(step.num_decode, step.variant)
+            results = self._graphs.run(step.num_decode, step.variant)
         else:
             results = self._decode(step.num_decode, step.variant)
         if step.num_sampled:
