@@ -61,7 +61,7 @@ def read_lines(stream: ByteStream, number: int = 1, offset: int = 0) -> Iterator
     while block and len(block) < len(_BOM) and (more := stream.read(BLOCK_BYTES)):
         block += more  # a stream may give less than was asked for
     if offset == 0 and block.startswith(_BOM):
-        block, offset = block[len(_BOM) :], len(_BOM)
+        block, offset = block[len(_BOM) :] or stream.read(BLOCK_BYTES), len(_BOM)
     while block:
         lines = block.split(b"\n")
         tail.add(lines[0])
