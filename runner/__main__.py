@@ -38,6 +38,10 @@ def _run(arguments: list[str], stop: StopFlag) -> int:
 
     log_to_stderr()
     assert command.config is not None
+    if command.config.launch.kind != "none":
+        from runner.launch import launch
+
+        return launch(command.config, arguments, stop)
     return run(command.config, stop)
 
 

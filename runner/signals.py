@@ -53,6 +53,10 @@ class StopFlag:
     def request(self, level: Stop) -> None:
         self.level = max(self.level, level)
 
+    def disarm(self) -> None:
+        """No `Overdue` for the stop that was asked: whoever calls this is not in a long call."""
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+
     def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
         self._interrupts += 1
         if self._interrupts > 1:

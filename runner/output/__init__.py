@@ -2,7 +2,28 @@
 
 from runner.output.columns import Columns, plan_columns
 from runner.output.commits import Totals
-from runner.output.output import Output, OutputSpec, Summary, recorded_job
+from runner.output.folder import start_over
+from runner.output.lock import supports_leases
+from runner.output.opening import OutputSpec, Summary
+from runner.output.output import Output, recorded_job
 from runner.output.ranges import Range
+from runner.output.rerun import SampleKeys, Selection
+from runner.output.survey import Attempt, Survey, Surveyor
 
-__all__ = ["Columns", "Output", "OutputSpec", "Range", "Summary", "Totals", "plan_columns", "recorded_job"]
+__all__ = [
+    "Attempt",
+    "Columns",
+    "Output",
+    "OutputSpec",
+    "Range",
+    "SampleKeys",
+    "Selection",
+    "Summary",
+    "Survey",
+    "Surveyor",
+    "Totals",
+    "plan_columns",
+    "recorded_job",
+    "start_over",
+    "supports_leases",
+]

@@ -139,6 +139,19 @@ class Disk:
             except FileNotFoundError:
                 return None
 
+    def changed_ns(self, path: Path) -> int | None:
+        """When the file last changed, in nanoseconds by the file system's clock; None when there is no such file."""
+        with _refusal(path):
+            try:
+                return path.stat().st_mtime_ns
+            except FileNotFoundError:
+                return None
+
+    def touch(self, path: Path) -> None:
+        """Marks an existing file as changed now."""
+        with _refusal(path):
+            os.utime(path)
+
     def is_dir(self, path: Path) -> bool:
         with _refusal(path):
             return path.is_dir()

@@ -12,6 +12,9 @@ KINDS = (DATA, ERRORS)
 
 _PART = re.compile(r"part-(\d{5,})\.arrow")
 _COMMIT = re.compile(r"part-(\d{5,})\.g(\d+)\.json")
+_STAGED = re.compile(r"(?:data|errors)-(\d{5,})\.g(\d+)\.arrow")
+_LEASE = re.compile(r"part-(\d{5,})\.e(\d+)")
+_HOLDER = re.compile(r"\.(\d{6,})\.json")
 _JOURNAL = re.compile(r"(\d{6,})-(\d{4,})\.arrows")
 
 
@@ -59,18 +62,22 @@ class Layout:
         return self.hidden / "locks"
 
     @property
+    def leases(self) -> Path:
+        return self.hidden / "leases"
+
+    @property
     def damaged(self) -> Path:
         """Where `repair` puts what it takes away."""
         return self.hidden / "damaged"
 
     def hidden_dirs(self) -> tuple[Path, ...]:
-        return (self.commits, self.stage, self.journals, self.attempts, self.locks, self.damaged)
+        return (self.commits, self.stage, self.journals, self.attempts, self.locks, self.leases, self.damaged)
 
     def part(self, kind: str, index: int) -> Path:
         return self.root / kind / f"part-{index:05d}.arrow"
 
-    def staged(self, attempt: int, kind: str, index: int) -> Path:
-        return self.stage / f"{attempt:06d}" / f"{kind}-{index:05d}.arrow"
+    def staged(self, attempt: int, kind: str, index: int, generation: int) -> Path:
+        return self.stage / f"{attempt:06d}" / f"{kind}-{index:05d}.g{generation}.arrow"
 
     def commit(self, index: int, generation: int) -> Path:
         return self.commits / f"part-{index:05d}.g{generation}.json"
@@ -83,6 +90,17 @@ class Layout:
 
     def lock(self, partition: tuple[int, int]) -> Path:
         return self.locks / f"{partition[0]}-of-{partition[1]}.lock"
+
+    def attempt_lock(self, number: int) -> Path:
+        """Held by an attempt without a fixed partition for as long as it lives."""
+        return self.locks / f"attempt-{number:06d}.lock"
+
+    def holder(self, attempt: int) -> Path:
+        """The file that every lease of an attempt is a link to; its time of change is the attempt's sign of life."""
+        return self.leases / f".{attempt:06d}.json"
+
+    def lease(self, index: int, epoch: int) -> Path:
+        return self.leases / f"part-{index:05d}.e{epoch}"
 
 
 def part_index(name: str) -> int | None:
@@ -101,3 +119,21 @@ def journal_key(name: str) -> tuple[int, int] | None:
     """(attempt, segment) of a journal's name, None for another file."""
     match = _JOURNAL.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def staged_key(name: str) -> tuple[int, int] | None:
+    """(range, generation) of a staged part's name, None for another file."""
+    match = _STAGED.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def lease_key(name: str) -> tuple[int, int] | None:
+    """(range, epoch) of a lease's name, None for another file."""
+    match = _LEASE.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def holder_number(name: str) -> int | None:
+    """The attempt of a holder file's name, None for another file."""
+    match = _HOLDER.fullmatch(name)
+    return int(match[1]) if match else None

@@ -65,6 +65,33 @@ class FolderLock:
         self.release()
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a lock now; a file that is not there is held by nobody."""
+    if not path.exists():
+        return False
+    try:
+        FolderLock(path).release()
+    except LockedError:
+        return True
+    return False
+
+
+def supports_leases(folder: Path) -> bool:
+    """Whether links and locks work in a folder; makes it if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe-{os.getpid()}"
+    names = (probe, probe.with_suffix(".link"))
+    try:
+        FolderLock(probe).release()
+        names[1].hardlink_to(probe)
+        return True
+    except (OSError, StorageError):
+        return False
+    finally:
+        for name in names:
+            name.unlink(missing_ok=True)
+
+
 def held_locks(folder: Path) -> list[str]:
     """The partitions ("0-of-1") whose lock another process holds now; of a read-only copy, none."""
     held = []

@@ -2,68 +2,27 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from runner.errors import StorageError
 from runner.output.columns import Columns
 from runner.output.commits import Totals
 from runner.output.disk import Disk
 from runner.output.folder import Folder, clear_folder, guard, make_folder, make_part_dirs, refuse_foreign
-from runner.output.job import JobRecord, admit, job_record, read_job, rewrite_job, write_new_job
+from runner.output.job import JobRecord, read_job
 from runner.output.layout import Layout
+from runner.output.leases import Leases
 from runner.output.ledger import Ledger
 from runner.output.lock import FolderLock
-from runner.output.ranges import Range, owned
+from runner.output.opening import OutputSpec, Summary, asked_job, end_rerun, is_done, refuse_rerun, settle_job
+from runner.output.ranges import OpenRange, Range, num_ranges, owned
 from runner.output.recovery import new_attempt, open_ranges, replay, roll_forward, sweep_stage
+from runner.output.share import FixedShare, LeasedShare, Share
 from runner.output.writer import Writer
 from runner.types import RowResult
 
-_LOCK_SECONDS = 3.0
-
-
-@dataclass(frozen=True)
-class OutputSpec:
-    """What a run asks of its output.
-
-    ``fingerprint`` holds everything that decides what is written, by setting name; a difference to what the
-    folder's job began with is refused unless ``accept`` names it. Those named in ``growable`` (such as
-    "input.limit") may differ while ``num_rows`` differs too: the job is extended, or was already.
-    ``inventory`` is kept with the job for the caller and handed back by `recorded_job`. ``partition`` is
-    (w, W): this run does the ranges k with k mod W = w. At most ``max_open_ranges`` are in work at once.
-    """
-
-    job_name: str
-    columns: Columns
-    num_rows: int
-    fingerprint: Mapping[str, Any]
-    rows_per_shard: int = 1000
-    sync_seconds: float = 10.0
-    partition: tuple[int, int] = (0, 1)
-    inventory: Mapping[str, Any] = field(default_factory=dict)
-    accept: tuple[str, ...] = ()
-    growable: tuple[str, ...] = ()
-    overwrite: bool = False
-    max_open_ranges: int = 8
-    lock_seconds: float = _LOCK_SECONDS
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run leaves: sums over the whole folder, whether the job is complete, and how to load it."""
-
-    path: Path
-    totals: Totals
-    is_complete: bool
-    num_parts: int
-
-    @property
-    def load_line(self) -> str:
-        return f'from datasets import load_dataset; rows = load_dataset("{self.path}", split="train")'
+_IDLE_SECONDS = 0.2  # between two looks at what others hold, by a run that has nothing to do
 
 
 def recorded_job(path: str | Path) -> JobRecord | None:
@@ -78,14 +37,13 @@ class Output:
     something that an earlier call handed over.
     """
 
-    def __init__(self, folder: Folder, spec: OutputSpec, lock: FolderLock | None) -> None:
-        self.is_done = lock is None
+    def __init__(self, folder: Folder, spec: OutputSpec, lock: FolderLock | None, *, is_done: bool = False) -> None:
+        self.is_done = is_done
         """The whole job was done before this run: there is nothing to write, and `finish` only reports."""
         self._folder = folder
         self._spec = spec
         self._lock = lock
-        self._left: list[Range] = []
-        self._next = 0
+        self._share: Share = FixedShare(())
         self._lacking: dict[int, set[int]] = {}
         self._ledger: Ledger | None = None
         self._writer: Writer | None = None
@@ -99,47 +57,86 @@ class Output:
         works on this partition), `DamageError` (see `runner.repair`) and `StorageError`.
         """
         layout, disk = Layout(Path(path)), disk or Disk()
-        asked = _asked_job(spec)
+        asked = asked_job(spec)
         if spec.overwrite:
             clear_folder(disk, layout)
         job = read_job(disk, layout)
         if job is None:
             refuse_foreign(disk, layout)
+            refuse_rerun(layout, spec, None, None)
         else:
-            folder = Folder(disk, layout, admit(job, asked, spec.accept, spec.growable), spec.columns)
-            if folder.job == job and _is_done(folder, spec):
+            folder = Folder(disk, layout, spec.admit(job, asked), spec.columns, rerun=spec.rerun_of(job))
+            if folder.job == job and is_done(folder, spec):
                 folder.mend_card()
-                return cls(folder, spec, lock=None)
+                return cls(folder, spec, lock=None, is_done=True)
+            refuse_rerun(layout, spec, job, folder)
         make_folder(disk, layout)
-        lock = FolderLock(layout.lock(spec.partition), wait_seconds=spec.lock_seconds)
+        lock = None
+        if spec.partition is not None:
+            lock = FolderLock(layout.lock(spec.partition), wait_seconds=spec.lock_seconds)
+        output = None
         try:
-            folder = Folder(disk, layout, _settle_job(disk, layout, asked, spec), spec.columns)
+            job = settle_job(disk, layout, asked, spec)
+            folder = Folder(disk, layout, job, spec.columns, rerun=spec.rerun_of(job))
             output = cls(folder, spec, lock)
             output._recover()
             return output
         except BaseException:
-            lock.release()
+            if output is not None:
+                output._share.close()
+            if lock is not None:
+                lock.release()
             raise
 
     def _recover(self) -> None:
         folder, spec = self._folder, self._spec
         make_part_dirs(folder.disk, folder.layout)
-        folder.load_commits()
-        roll_forward(folder, self._own())
+        self._roll_forward()
         folder.retract_success()
         sweep_stage(folder)
-        ranges = open_ranges(folder, self._own(), spec.num_rows)
-        journals = replay(folder, ranges, spec.partition)
+        ranges: dict[int, OpenRange] = {}
+        journals: dict[Path, set[int]] = {}
+        if spec.partition is not None:
+            ranges = open_ranges(folder, self._own(), spec.num_rows)
+            journals = replay(folder, ranges, spec.partition)
         folder.refresh_card()
-        for item in ranges.values():
-            if not item.is_complete:
-                self._left.append(Range(item.index, item.start, item.stop, frozenset(item.done)))
-        self._ledger = Ledger(folder, new_attempt(folder, spec.partition), ranges, journals)
+        self._share = FixedShare(ranges.values())
+        attempt = new_attempt(folder, spec.partition, spec.task)
+        if spec.partition is None:
+            self._lease(attempt)
+        self._ledger = Ledger(folder, attempt, ranges, journals)
         self._ledger.commit_complete(ranges)
         self._writer = Writer(self._ledger, spec.sync_seconds)
 
+    def _lease(self, attempt: int) -> None:
+        leases = Leases(self._folder, attempt, self._spec.lease_seconds)
+        try:
+            self._share = LeasedShare(self._folder, leases, self._spec.num_rows, self._adopt)
+        except BaseException:
+            leases.close()
+            raise
+
+    def _adopt(self, item: OpenRange) -> None:
+        assert self._writer is not None  # ranges are taken only while it runs
+        self._writer.adopt(item)
+
+    def _roll_forward(self) -> None:
+        """Publishes what was committed. Without a partition's lock the guard keeps two runs from doing it at once."""
+        folder = self._folder
+        if self._spec.partition is None:
+            with guard(folder.layout):
+                folder.load_commits()
+                roll_forward(folder, self._own())
+        else:
+            folder.load_commits()
+            roll_forward(folder, self._own())
+
     def _own(self) -> range:
-        return owned(self._folder.job, self._spec.num_rows, self._spec.partition)
+        """The ranges that this run alone looks after; all of them where nobody has a fixed share."""
+        spec, job = self._spec, self._folder.job
+        if spec.partition is None:
+            return range(num_ranges(job, spec.num_rows))
+        return owned(job, spec.num_rows, spec.partition)
 
     @property
     def path(self) -> Path:
@@ -151,8 +148,8 @@ class Output:
 
     @property
     def ranges_left(self) -> int:
-        """Ranges of this partition that `take_range` has still to give."""
-        return len(self._left) - self._next
+        """Ranges that `take_range` has still to give; leased ones also while others hold them."""
+        return self._share.left
 
     @property
     def totals(self) -> Totals:
@@ -160,11 +157,17 @@ class Output:
         return self._writer.totals if self._writer else self._folder.totals()
 
     def take_range(self) -> Range | None:
-        """The next range to do, in order. None while ``max_open_ranges`` lack rows, and when none is left."""
-        if not self.ranges_left or len(self._lacking) >= self._spec.max_open_ranges:
+        """The next range to do. None while ``max_open_ranges`` lack rows, while others hold the rest, and at the end.
+
+        A run with nothing else to do is kept waiting a moment, so that it may ask again and again.
+        """
+        if not self.ranges_left or len(self._lacking) >= self._share.max_open(self._spec.max_open_ranges):
             return None
-        item = self._left[self._next]
-        self._next += 1
+        item = self._share.take()
+        if item is None:
+            if not self._lacking:
+                time.sleep(_IDLE_SECONDS)
+            return None
         self._lacking[item.index] = set(range(item.start, item.stop)).difference(item.done)
         return item
 
@@ -198,8 +201,11 @@ class Output:
             with guard(folder.layout):
                 folder.load_commits()
                 roll_forward(folder, self._own())
-                folder.write_card()
-                if folder.is_complete(folder.job.num_rows):
+                end_rerun(folder)
+                is_told = folder.disk.size(folder.layout.success) is not None
+                if not is_told:
+                    folder.write_card()
+                if not is_told and folder.job.rerun is None and folder.is_complete(folder.job.num_rows):
                     folder.succeed()
         return Summary(self.path, folder.totals(), folder.is_complete(self._spec.num_rows), len(folder.commits))
 
@@ -212,6 +218,7 @@ class Output:
             try:
                 self._stop()
             finally:
+                self._share.close()
                 if self._lock is not None:
                     self._lock.release()
                     self._lock = None
@@ -229,37 +236,3 @@ class Output:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
-
-
-def _asked_job(spec: OutputSpec) -> JobRecord:
-    """The record that a new folder would get."""
-    return job_record(
-        spec.job_name,
-        secrets.token_hex(8),
-        spec.fingerprint,
-        spec.columns,
-        spec.rows_per_shard,
-        spec.num_rows,
-        spec.inventory,
-    )
-
-
-def _is_done(folder: Folder, spec: OutputSpec) -> bool:
-    if folder.disk.size(folder.layout.success) is None:
-        return False
-    folder.load_commits()
-    return folder.is_complete(spec.num_rows)
-
-
-def _settle_job(disk: Disk, layout: Layout, asked: JobRecord, spec: OutputSpec) -> JobRecord:
-    """The job that this run goes on with: recorded, and durable."""
-    with guard(layout):
-        if write_new_job(disk, layout, asked):
-            return asked
-        job = read_job(disk, layout)
-        if job is None:
-            raise StorageError(f"output.dir: {layout.job} vanished while this run began; run again")
-        settled = admit(job, asked, spec.accept, spec.growable)
-        if settled != job:
-            rewrite_job(disk, layout, settled)
-        return settled

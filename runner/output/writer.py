@@ -7,6 +7,7 @@ import time
 
 from runner.output.commits import Totals
 from runner.output.ledger import Ledger
+from runner.output.ranges import OpenRange
 from runner.types import RowResult
 
 _BATCH_ROWS = 512
@@ -23,6 +24,7 @@ class Writer:
         self._sync_seconds = sync_seconds
         self._batch_seconds = min(_BATCH_SECONDS, sync_seconds / 2)
         self._changed = threading.Condition()
+        self._adopted: list[OpenRange] = []
         self._waiting: list[RowResult] = []
         self._waiting_since = 0.0  # when the oldest of them came, on the monotonic clock
         self._unsynced_since: float | None = None  # when the oldest journalled and unsynced one came
@@ -50,6 +52,13 @@ class Writer:
         """Raises the error that stopped the thread, if one did."""
         if self._error is not None:
             raise self._error
+
+    def adopt(self, item: OpenRange) -> None:
+        """Hands over a range before the first of its results."""
+        with self._changed:
+            self.check()
+            self._adopted.append(item)
+            self._changed.notify_all()
 
     def put(self, result: RowResult) -> None:
         """Hands a result over; waits only while the disk is thousands of rows behind."""
@@ -95,9 +104,12 @@ class Writer:
                 self._changed.wait(delay)
             if self._stopping:
                 return False
+            adopted, self._adopted = self._adopted, []
             results, self._waiting = self._waiting, []
             since, flush = self._waiting_since, self._flush_wanted
             self._changed.notify_all()
+        for item in adopted:
+            self._ledger.adopt(item)
         if results:
             self._ledger.absorb(results)
             if self._unsynced_since is None:
@@ -115,7 +127,7 @@ class Writer:
 
     def _delay(self) -> float | None:
         """Seconds until there is something to do; None while nothing is known to come."""
-        if self._stopping or self._flush_wanted or len(self._waiting) >= _BATCH_ROWS:
+        if self._stopping or self._flush_wanted or self._adopted or len(self._waiting) >= _BATCH_ROWS:
             return 0.0
         due = []
         if self._waiting:

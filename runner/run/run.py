@@ -65,7 +65,7 @@ class _Plan:
             prefix=config.output.column_prefix,
             reasoning=backend.reasoning is not None,
         )
-        worker, workers = map(int, config.partition.split("/"))
+        worker, _, workers = config.partition.partition("/")
         self.spec = OutputSpec(
             job_name=config.job.name,
             columns=self._columns,
@@ -73,7 +73,8 @@ class _Plan:
             fingerprint=fingerprint(config, backend, self._job, self._sampling, self._inventory),
             rows_per_shard=config.output.rows_per_shard,
             sync_seconds=config.output.sync_seconds,
-            partition=(worker, workers),
+            partition=(int(worker), int(workers)) if workers else None,
+            task=config.launch.task or "",
             inventory=self._inventory.to_json(),
             accept=tuple(config.resume.accept),
             growable=GROWABLE,

@@ -1,0 +1,1 @@
+"""One file for each way to start tasks; its name is a value of launch.kind."""

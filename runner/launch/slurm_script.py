@@ -1,0 +1,119 @@
+"""The sbatch script of a job: what Slurm is asked for, one task, and what becomes of it when it ends early."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from runner.errors import ConfigError
+from runner.launch.work import Work
+
+WARNING_SECONDS = 180  # before the time limit: USR1 drains for 10, the rest is for a slow disk and Slurm's own slack
+_TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
+ROOT = Path(__file__).resolve().parents[2]
+
+_BODY = """\
+set -u
+export PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}}
+output={folder}
+task=$SLURM_ARRAY_JOB_ID-$SLURM_ARRAY_TASK_ID
+cd {directory} || exit 1
+{setup}
+# scancel and preemption send TERM to this shell too: then nothing is requeued from here.
+cancelled=
+trap 'cancelled=yes' TERM
+
+srun --kill-on-bad-exit=1 {command}
+code=$?
+
+# 75 is a stop in good order (USR1 before the time limit), over 128 a task that was killed. Both go on in a
+# later attempt, unless three in a row have come to nothing.
+if [ -z "$cancelled" ] && {{ [ $code -eq 75 ] || [ $code -gt 128 ]; }}; then
+    {python} -m runner.launch.brake "$output" "$task" || exit 1
+    echo "exit code $code: requeued" >&2
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $code
+"""
+
+
+def script(work: Work) -> str:
+    """The whole script. Raises ConfigError for a setting that cannot stand in it."""
+    _check(work)
+    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in _options(work)), *_comment(work)]
+    return "\n".join(lines) + "\n" + _body(work)
+
+
+def _options(work: Work) -> Iterator[str]:
+    settings = work.settings
+    limit = f"%{settings.max_running}" if settings.max_running else ""
+    yield f"--job-name={work.file_name}"
+    yield f"--array=0-{settings.array - 1}{limit}"
+    yield "--ntasks=1"
+    yield "--requeue"
+    yield "--open-mode=append"
+    yield f"--signal=USR1@{WARNING_SECONDS}"
+    yield f'--output="{work.files}/slurm-%A_%a.log"'
+    if settings.time:
+        yield f"--time={settings.time}"
+    if settings.gpus not in ("0", "auto"):
+        yield f"--gpus-per-task={settings.gpus}"
+    if settings.cpus:
+        yield f"--cpus-per-task={settings.cpus}"
+    for option, value in (("mem", settings.memory), ("partition", settings.partition), ("account", settings.account)):
+        if value:
+            yield f"--{option}={value}"
+    if settings.after:
+        yield f"--dependency=afterok:{settings.after}"
+        yield "--kill-on-invalid-dep=yes"
+    yield from settings.sbatch
+
+
+def _comment(work: Work) -> list[str]:
+    return [
+        "",
+        f"# {settings_line(work)}",
+        "# The tasks share one folder; submit this script again to go on, at any time.",
+    ]
+
+
+def settings_line(work: Work) -> str:
+    return f"{work.name}: {work.settings.array} tasks of python -m runner on {work.folder}"
+
+
+def _body(work: Work) -> str:
+    partition = work.partition("$SLURM_ARRAY_TASK_ID", work.settings.array)
+    words = [shlex.quote(word) for word in work.command(partition, "$task")]
+    words = [_expanding(word) for word in words]
+    return _BODY.format(
+        root=shlex.quote(str(ROOT)),
+        folder=shlex.quote(str(work.folder)),
+        directory=shlex.quote(str(work.directory)),
+        setup="".join(f"{line}\n" for line in work.settings.setup),
+        command=" \\\n    ".join([" ".join(words[:3]), *words[3:]]),
+        python=shlex.quote(sys.executable),
+    )
+
+
+def _expanding(word: str) -> str:
+    """Lets the shell put in its own variables, which only this file uses."""
+    for name in ("$SLURM_ARRAY_TASK_ID", "$task"):
+        if name in word and word.startswith(("'partition=", "'launch.task=")):
+            return f'"{word[1:-1]}"'
+    return word
+
+
+def _check(work: Work) -> None:
+    settings = work.settings
+    if settings.time and not _TIME.fullmatch(settings.time):
+        raise ConfigError(f"launch.time={settings.time}: not a time; write hours as 4:00:00, days as 2-00:00:00")
+    for key in ("gpus", "memory", "partition", "account", "after"):
+        value = getattr(settings, key)
+        if value and re.search(r"\s", value):
+            raise ConfigError(f"launch.{key}={value}: a blank in it would end the #SBATCH option; write it without")
+    for option in settings.sbatch:
+        if not option.startswith("-") or "\n" in option:
+            raise ConfigError(f"launch.sbatch: {option!r} is no option; write it as --name=value")

@@ -1,0 +1,141 @@
+"""The ranges that one run does: a fixed share of them, or those that it leases as it gets free."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from runner.output.commits import newest_generations
+from runner.output.folder import Folder
+from runner.output.leases import Leases
+from runner.output.ranges import OpenRange, Range, num_ranges
+from runner.output.recovery import journalled_ranges, open_ranges, replay
+
+_IDLE_SECONDS = 0.2
+_LOOK_SECONDS = 1.0
+
+Partition = tuple[int, int] | None
+"""(w, W): the ranges k with k mod W = w. None: leased ones."""
+
+
+class Share(Protocol):
+    """What a run takes its ranges from."""
+
+    @property
+    def left(self) -> int:
+        """Ranges that others or this run have still to take up or, when others hold them, to commit."""
+
+    def max_open(self, limit: int) -> int:
+        """How many ranges may be in work at once, at most ``limit``."""
+
+    def take(self) -> Range | None:
+        """The next range, None when there is none to take now."""
+
+    def close(self) -> None: ...
+
+
+class FixedShare:
+    """The ranges of one partition, in order."""
+
+    def __init__(self, ranges: Iterable[OpenRange]) -> None:
+        self._ranges = [item for item in ranges if not item.is_complete]
+        self._ranges.reverse()
+
+    @property
+    def left(self) -> int:
+        return len(self._ranges)
+
+    def max_open(self, limit: int) -> int:
+        return limit
+
+    def take(self) -> Range | None:
+        return range_of(self._ranges.pop()) if self._ranges else None
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass
+class LeasedShare:
+    """Ranges leased one at a time, until every range is committed by someone.
+
+    ``adopt`` is told of each before it is given, with what journals held of it. A run that has nothing to do
+    waits for the holders of the rest, and takes over what a dead one leaves.
+    """
+
+    folder: Folder
+    leases: Leases
+    num_rows: int
+    adopt: Callable[[OpenRange], None]
+
+    def __post_init__(self) -> None:
+        missing = open_ranges(self.folder, range(num_ranges(self.folder.job, self.num_rows)), self.num_rows)
+        self._generations = {index: item.generation for index, item in missing.items()}
+        self._journalled = journalled_ranges(self.folder)
+        self._mine: set[int] = set()
+        self._free: list[int] = []
+        self._num_live = 1
+        self._looked = float("-inf")
+        self._look()
+
+    @property
+    def left(self) -> int:
+        if self._generations.keys() <= self._mine:
+            return 0
+        if not self._free:
+            self._look_if_due()
+        return len(self._generations.keys() - self._mine)
+
+    def max_open(self, limit: int) -> int:
+        """Near the end one range each, so that nobody sits on work that others are free for."""
+        return max(1, min(limit, len(self._free) // self._num_live))
+
+    def take(self) -> Range | None:
+        while (index := self._claim()) is not None:
+            ranges = open_ranges(self.folder, [index], self.num_rows)
+            earlier = self.leases.history(index) | self._journalled.get(index, set())
+            if earlier:
+                replay(self.folder, ranges, partition=None, attempts=earlier)
+            self._mine.add(index)
+            item = ranges[index]
+            found = None if item.is_complete else range_of(item)
+            self.adopt(item)
+            if found is not None:
+                return found
+        return None
+
+    def close(self) -> None:
+        self.leases.close()
+
+    def _claim(self) -> int | None:
+        self._look_if_due()
+        while self._free:
+            index = self._free.pop()
+            if self.leases.claim(index) and not self._is_committed(index):
+                return index
+        return None
+
+    def _is_committed(self, index: int) -> bool:
+        """Whether another committed it since we last looked."""
+        layout = self.folder.layout
+        return self.folder.disk.size(layout.commit(index, self._generations[index])) is not None
+
+    def _look_if_due(self) -> None:
+        if time.monotonic() - self._looked >= (_LOOK_SECONDS if self._free else _IDLE_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        """Leases before commits: a lease that is gone had become a commit."""
+        held = self.leases.look()
+        done = newest_generations(self.folder.disk, self.folder.layout)
+        for index in [index for index, generation in self._generations.items() if done.get(index, 0) >= generation]:
+            del self._generations[index]
+        self._free = sorted(self._generations.keys() - held - self._mine, reverse=True)
+        self._num_live = self.leases.num_live()
+        self._looked = time.monotonic()
+
+
+def range_of(item: OpenRange) -> Range:
+    return Range(item.index, item.start, item.stop, frozenset(item.done), item.redo)

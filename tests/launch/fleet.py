@@ -1,0 +1,32 @@
+"""Several runners on one folder, as processes of their own, with the stand-in engine."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pyarrow.dataset as pads
+
+from tests.run.commands import command, digests, start, write_rows, write_slow_job
+
+SHARD = 5
+COMMON = ("job=generate", "input.path=rows.jsonl", "engine=echo", f"output.rows_per_shard={SHARD}")
+SLOW = (*COMMON, "job.module=slow.py", "output.sync_seconds=0.1", "engine.max_num_seqs=4")
+
+
+def prepare(folder: Path, num_rows: int, seconds: float = 0.0) -> dict[str, str]:
+    """Rows, a job that takes ``seconds`` a row, and what one uninterrupted runner makes of them."""
+    write_rows(folder, num_rows)
+    write_slow_job(folder, 0.0)
+    code, _, err = command(folder, *SLOW, "output.dir=whole")
+    assert code == 0, err
+    write_slow_job(folder, seconds)
+    return digests(folder / "whole")
+
+
+def start_runner(folder: Path, output: str, partition: str, *more: str) -> subprocess.Popen[str]:
+    return start(folder, *SLOW, f"output.dir={output}", f"partition={partition}", *more)
+
+
+def row_ids(folder: Path) -> list[int]:
+    return pads.dataset(folder / "data", format="ipc").to_table(columns=["row_id"]).column(0).to_pylist()
