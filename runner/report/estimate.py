@@ -10,8 +10,8 @@ from pathlib import Path
 from runner.config import RunnerConfig
 from runner.report.cards import Card, ModelShape
 from runner.report.metrics import Measured, last_measured
-from runner.report.progress import duration
 from runner.report.roofline import Load, fit, seconds_at_limit
+from runner.report.throughput import duration
 
 _UNKNOWN_LOW = 0.15  # without any run, answers are taken to be this share of max_tokens or longer
 _SPREAD = 0.25  # how far the mean of a first few answers may be off

@@ -6,9 +6,17 @@ import logging
 import sys
 
 
+class _PresentStderr(logging.StreamHandler):
+    """Writes to what sys.stderr is now: the terminal view stands in for it, to put log lines above its own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Sends the runner's log records to stderr as `12:30:59 INFO runner.run: message`."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _PresentStderr()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
     for name in ("runner", "jobs"):
         logger = logging.getLogger(name)

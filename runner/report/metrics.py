@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,10 @@ class MetricsLog:
     Measuring never ends a run: a disk that refuses ends the measuring, with a warning.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, run: str = "") -> None:
+        """``run`` names this run in its lines."""
         self._path = folder / FILE
+        self._run = run
         self._is_open = True
 
     def append(self, line: Mapping[str, Any]) -> None:
@@ -34,7 +37,8 @@ class MetricsLog:
             return
         try:
             with self._path.open("ab", buffering=0) as file:
-                file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+                stamped = {"time": round(time.time(), 3), "run": self._run, **line}
+                file.write(json.dumps(stamped, separators=(",", ":")).encode() + b"\n")
         except OSError as error:
             self._is_open = False
             logger.warning("%s: %s; no more metrics are written", self._path, error.strerror)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.errors import RunnerError
+from runner.report.guard import QualityGuard
 from runner.run.inflight import RowWork, Ticket
 from runner.run.stopping import stop_matcher
 from runner.text import ReasoningMarks, split_reasoning
@@ -31,6 +32,7 @@ class Finisher:
 
     ``names`` maps the plain name of each added column to its name in the output; a column that is not in it is not
     kept. ``model`` is written to every record. With ``reasoning`` what stands between these marks is split off.
+    ``guard`` sees every answer.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class Finisher:
         names: Mapping[str, str],
         model: str,
         reasoning: ReasoningMarks | None = None,
+        guard: QualityGuard | None = None,
     ) -> None:
         self._job = job
         self._tokenizer = tokenizer
         self._names = names
         self._model = model
         self._reasoning = reasoning
+        self._guard = guard or QualityGuard()
 
     def take(self, ticket: Ticket, sample: Sample) -> int:
         """Adds a sample to its row's result; returns its number of completion tokens."""
@@ -90,6 +94,7 @@ class Finisher:
 
     def _parse(self, ticket: Ticket, sample: Sample, completion: Completion) -> None:
         result = ticket.work.result
+        parsed: dict[str, Any] | None = {}
         try:
             parsed = self._job.parse(ticket.work.row.values, completion)
         except Refused as refusal:
@@ -101,6 +106,8 @@ class Finisher:
             message = f"{type(error).__name__}: {error}"
             self._fail(ticket, sample, Stage.PARSE, "parse_failed", message, raw=completion.text)
             return
+        finally:
+            self._guard.add(completion, parsed=_says_something(parsed, self._job.columns))
         if parsed is None:
             result.dropped += 1
         else:
@@ -145,10 +152,15 @@ class Finisher:
         )
 
 
+def _says_something(parsed: Mapping[str, Any] | None, columns: Mapping[str, str]) -> bool:
+    """False where the job refused the answer or read nothing into any of its columns; to drop one is a choice."""
+    return parsed is None or not columns or any(parsed.values())
+
+
 def quarantined(work: RowWork, message: str) -> RowResult:
     """The result of a row whose open samples are given up; what is finished of it stays."""
     result = work.result
-    untouched = not (result.records or result.errors or result.dropped)
+    untouched = not (work.is_partial or result.records or result.errors or result.dropped)
     places = [(None, None)] if untouched else sorted(work.pending)
     result.errors += [
         RowError(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from runner.errors import EngineError
+from runner.report.guard import QualityGuard
 from runner.report.progress import Progress
 from runner.run.budget import ErrorBudget
 from runner.run.finishing import Finisher, quarantined
@@ -42,6 +43,7 @@ class Loop:
         writer: ResultWriter,
         inflight: InFlight,
         budget: ErrorBudget,
+        guard: QualityGuard,
         progress: Progress,
         stop: StopFlag,
         max_samples: int,
@@ -55,6 +57,7 @@ class Loop:
         self._writer = writer
         self._inflight = inflight
         self._budget = budget
+        self._guard = guard
         self._progress = progress
         self._stop = stop
         self._max_samples = max_samples
@@ -71,12 +74,16 @@ class Loop:
             if self._clock() >= self._deadline or (self._stop.requested and not self._inflight.num_rows):
                 break
             try:
+                self._progress.enter("prepare")
                 admitted = self._admit()
                 if self._source.exhausted:
                     self._engine.close_input()
                 if self._inflight.num_rows:
                     # No wait while rows flow in: the engine must never run dry behind a slow poll.
-                    self._take(self._engine.poll(0.0 if admitted and self._has_room() else IDLE_SECONDS))
+                    self._progress.enter("wait")
+                    outputs = self._engine.poll(0.0 if admitted and self._has_room() else IDLE_SECONDS)
+                    self._progress.enter("finish")
+                    self._take(outputs)
             except EngineError as error:
                 self._recover(error)
             self._progress.show(self._engine.stats())
@@ -135,9 +142,10 @@ class Loop:
     def _write(self, results: list[RowResult]) -> None:
         for result in results:
             self._budget.add(failed=bool(result.errors))
-            self._progress.add_row(failed=bool(result.errors))
+            self._progress.add_row(result)
             self._writer.write(result)
         self._budget.check()
+        self._guard.check()
 
     def _recover(self, error: EngineError) -> None:
         """Takes back what the failed engine held and goes on with a new one."""

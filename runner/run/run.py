@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,8 @@ from runner.config import RunnerConfig
 from runner.errors import ExitCode
 from runner.input import InventoryReader, Renderer
 from runner.output import Output, OutputSpec, plan_columns
+from runner.report.guard import QualityGuard
+from runner.report.metrics import MetricsLog
 from runner.report.progress import Progress
 from runner.report.summary import log_run, log_summary
 from runner.run.backends import Backend, choose_backend
@@ -84,11 +87,12 @@ class _Plan:
     def generate(self, output: Output, stop: StopFlag) -> bool:
         """Generates what the output lacks; False when a stop was asked before the end."""
         engine = RestartingEngine(self._backend.start_engine)
-        progress = self._progress(output)
+        guard = QualityGuard(self._config.guard)
+        progress = self._progress(output, guard)
         try:
             if output.ranges_left:
                 engine.start()  # loads in a process of its own while this one gets ready
-            loop, renderer = self._loop(output, stop, engine, progress)
+            loop, renderer = self._loop(output, stop, engine, guard, progress)
             done = loop.run()
         finally:
             progress.close()
@@ -97,14 +101,36 @@ class _Plan:
             log_run(progress.completion_tokens, time.monotonic() - engine.ready_since, asdict(renderer.counts))
         return done
 
-    def _progress(self, output: Output) -> Progress:
+    def _progress(self, output: Output, guard: QualityGuard) -> Progress:
         """Over what this partition has still to do, and all that is done."""
-        done = output.totals.rows
+        config = self._config
+        done = output.totals.rows - output.rows_to_redo
         left = min(output.ranges_left * self.spec.rows_per_shard, self._inventory.num_rows - done)
-        return Progress(done + left, done, self._sampling.max_tokens)
+        metrics = MetricsLog(output.path, secrets.token_hex(4)) if config.metrics.seconds else None
+        if metrics is not None:
+            metrics.append(
+                {
+                    "kind": "start",
+                    "job": config.job.name,
+                    "model": self._backend.model_name,
+                    "partition": config.partition,
+                    "total_rows": done + left,
+                    "done_rows": done,
+                    "max_num_seqs": config.engine.max_num_seqs,
+                }
+            )
+        return Progress(
+            done + left,
+            done,
+            self._sampling.max_tokens,
+            max_num_seqs=config.engine.max_num_seqs,
+            guard=guard,
+            metrics=metrics,
+            metrics_seconds=config.metrics.seconds,
+        )
 
     def _loop(
-        self, output: Output, stop: StopFlag, engine: RestartingEngine, progress: Progress
+        self, output: Output, stop: StopFlag, engine: RestartingEngine, guard: QualityGuard, progress: Progress
     ) -> tuple[Loop, Renderer]:
         config = self._config
         tokenizer = self._backend.open_tokenizer()
@@ -122,7 +148,7 @@ class _Plan:
             source=WorkSource(output, InventoryReader(self._inventory), renderer, samples_per_row),
             engine=engine,
             finisher=Finisher(
-                self._job, tokenizer, self._columns.names, self._backend.model_name, self._backend.reasoning
+                self._job, tokenizer, self._columns.names, self._backend.model_name, self._backend.reasoning, guard
             ),
             watch=StopWatch(tokenizer),
             writer=output,
@@ -131,6 +157,7 @@ class _Plan:
             progress=progress,
             stop=stop,
             max_samples=config.engine.max_num_seqs + max(config.engine.max_num_seqs, _SPARE_SAMPLES),
+            guard=guard,
             samples_per_row=samples_per_row,
         )
         return loop, renderer

@@ -8,8 +8,9 @@ import logging
 import pytest
 
 from runner.report import progress as module
-from runner.report.progress import Lengths, Progress, Throughput, duration
-from runner.types import EngineStats
+from runner.report.progress import Progress
+from runner.report.throughput import Lengths, Throughput, duration
+from runner.types import EngineStats, RowError, RowResult, Stage
 
 
 def test_rates_are_over_the_window() -> None:
@@ -77,17 +78,17 @@ def shown(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> Progress:
     monkeypatch.setattr(module, "LOG_SECONDS", 0.0)
     progress = Progress(total_rows=10, done_rows=4, max_tokens=99, stream=stream)
     progress.add_sample(5)
-    progress.add_row(failed=True)
+    progress.add_row(RowResult(0, errors=[RowError(0, Stage.PARSE, "no_tokens", "")]))
     progress.show(EngineStats(num_running=3, num_waiting=2, kv_blocks_used=1, kv_blocks_total=4))
     progress.close()
     return progress
 
 
-def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_terminal_gets_a_view(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     stream = Terminal()
     with caplog.at_level(logging.INFO):
         shown(stream, monkeypatch)
-    for part in ("5/10 rows", "3 running, 2 waiting", "KV 25%", "1 failed"):
+    for part in ("5/10 rows", "3 running, 2 waiting", "KV 25%", "1 failed (no_tokens 1)", "bottleneck"):
         assert part in stream.getvalue()
     assert not caplog.records
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from runner.echo import EchoEngine, EchoTokenizer
 from runner.errors import BudgetError, ConfigError, EngineError
+from runner.report.guard import QualityGuard
 from runner.report.progress import Progress
 from runner.run.budget import ErrorBudget
 from runner.run.finishing import Finisher
@@ -51,6 +52,7 @@ def make_loop(
         writer=writer,
         inflight=InFlight(run_seed=0),
         budget=ErrorBudget(max_rate, after=10),
+        guard=QualityGuard(),
         progress=Progress(num_rows, 0, sampling.max_tokens, io.StringIO()),
         stop=stop or StopFlag(),
         max_samples=max_samples,

@@ -1,0 +1,115 @@
+"""Are the answers any good? Rates over the latest ones: warnings by default, an end where a limit is set."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from runner.config import GuardConfig
+from runner.errors import BudgetError
+from runner.types import Completion, FinishReason
+
+logger = logging.getLogger(__name__)
+
+WARN_ABOVE: Mapping[str, float] = MappingProxyType(
+    {"truncated": 0.2, "empty": 0.05, "repeated": 0.1, "duplicate": 0.1, "unparsed": 0.3}
+)
+_ADVICE = MappingProxyType(
+    {
+        "truncated": "end at max_tokens; raise sampling.max_tokens or ask for less",
+        "empty": "say nothing; look at the prompts with python -m runner.preview",
+        "repeated": "end in a loop; raise sampling.temperature or set sampling.repetition_penalty",
+        "duplicate": "equal an earlier answer; raise sampling.temperature or look for equal prompts",
+        "unparsed": "gave the job nothing to read; look at its parse and at the prompts",
+    }
+)
+_TAIL_CHARS = 600
+_LEAST_TURNS = 4  # of a loop
+_MAX_REMEMBERED = 1_000_000
+
+
+class QualityGuard:
+    """Takes every answer as it finishes; about two microseconds and sixteen bytes each."""
+
+    def __init__(self, config: GuardConfig | None = None) -> None:
+        self._config = config or GuardConfig()
+        self._latest: deque[tuple[bool, ...]] = deque(maxlen=self._config.window)
+        self._counts = dict.fromkeys(WARN_ABOVE, 0)
+        self._totals = dict.fromkeys(WARN_ABOVE, 0)
+        self._seen: set[int] = set()
+        self._warned: set[str] = set()
+        self.answers = 0
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Of the latest answers, by name; empty before there is one."""
+        return {name: count / len(self._latest) for name, count in self._counts.items()} if self._latest else {}
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Counts over all answers of this run."""
+        return dict(self._totals)
+
+    def add(self, completion: Completion, parsed: bool) -> None:
+        """``parsed`` is false when the job could read nothing out of the answer."""
+        text = completion.text.strip()
+        flags = (
+            completion.finish_reason is FinishReason.LENGTH,
+            not text,
+            completion.finish_reason is FinishReason.REPETITION or ends_in_a_loop(text),
+            bool(text) and self._was_seen(text),
+            not parsed,
+        )
+        if len(self._latest) == self._latest.maxlen:
+            self._count(self._latest[0], -1)
+        self._latest.append(flags)
+        self._count(flags, 1)
+        self.answers += 1
+        for name, flag in zip(self._totals, flags, strict=True):
+            self._totals[name] += flag
+
+    def check(self) -> None:
+        """Warns once about each bad rate; raises BudgetError over a limit that is set."""
+        if len(self._latest) < self._config.window:
+            return
+        for name, rate in self.rates.items():
+            limit = getattr(self._config, f"max_{name}")
+            if limit is not None and rate > limit:
+                raise BudgetError(
+                    f"guard.max_{name}={limit:g}: {rate:.0%} of the latest {len(self._latest)} answers "
+                    f"{_ADVICE[name]}, or raise the limit; run again to continue"
+                )
+            if limit is None and rate > WARN_ABOVE[name] and name not in self._warned:
+                self._warned.add(name)
+                logger.warning("%.0f %% of the latest %d answers %s", 100 * rate, len(self._latest), _ADVICE[name])
+
+    def _was_seen(self, text: str) -> bool:
+        key = hash(text)
+        if key in self._seen:
+            return True
+        if len(self._seen) < _MAX_REMEMBERED:
+            self._seen.add(key)
+        return False
+
+    def _count(self, flags: tuple[bool, ...], step: int) -> None:
+        for name, flag in zip(self._counts, flags, strict=True):
+            self._counts[name] += step * flag
+
+
+def ends_in_a_loop(text: str) -> bool:
+    """Whether the end of the text is one piece of 5 to 150 characters over and over, or one word is.
+
+    Looks for the last few characters further ahead: their distance is the length of the piece.
+    """
+    tail = text[-_TAIL_CHARS:]
+    if len(tail) < 40:
+        return False
+    end = tail[-12:]
+    at = tail.rfind(end, 0, -1)
+    period = len(tail) - len(end) - at
+    if at < 0 or period * _LEAST_TURNS > len(tail):
+        return False
+    covered = max(period * _LEAST_TURNS, 40)
+    return len(tail) >= covered and all(tail[-i] == tail[-i - period] for i in range(1, covered - period + 1))
