@@ -75,7 +75,7 @@ def core_over(
         max_model_len=max_model_len,
         block_size=engine.block_size,
         num_blocks=engine.num_kv_blocks or min(most, measured_blocks()),
-        mixed_prefill=engine.mixed_prefill,
+        mixed_prefill=engine.mixed_prefill and not engine.deterministic,
         deterministic=engine.deterministic,
     )
     bind_cache(config.num_blocks + 1)  # padding rows write to one that the scheduler does not know

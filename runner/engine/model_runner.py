@@ -104,12 +104,14 @@ class ModelRunner:
         self._apply(step, data)
         if step.packet.token_ids.count:
             results = self._prefill(step, data)
-        elif self._graphs is not None and step.variant is not Variant.FULL:
-            results = self._graphs.run(step.num_decode, step.variant)
         else:
-            results = self._decode(step.num_decode, step.variant)
-        if step.num_sampled:
-            out[: step.num_sampled], out[step.num_sampled : 2 * step.num_sampled] = results
+            # The arithmetic of a row may depend on how many there are: deterministic steps have one size.
+            num_rows = self._config.max_num_seqs if self._config.deterministic else step.num_decode
+            run = self._graphs.run if self._graphs and step.variant is not Variant.FULL else self._decode
+            results = run(num_rows, step.variant)
+        count = step.num_sampled
+        if count:
+            out[:count], out[count : 2 * count] = (values[:count] for values in results)
 
     def _decode(self, num_rows: int, variant: Variant) -> tuple[Tensor, Tensor]:
         """One token for each of the first ``num_rows`` rows: their (tokens, status), int32 [num_rows]."""

@@ -145,6 +145,27 @@ def test_penalties_follow_the_sequence_through_preemption() -> None:
     assert answers[0] == answers[1]
 
 
+def step_sizes(**engine: object) -> tuple[set[int], set[int]]:
+    """The numbers of tokens of all decode steps, and of prefill steps beyond one prompt."""
+    model, sizes = tiny_model("llama"), []
+    model.register_forward_pre_hook(lambda _, __, kwargs: sizes.append(kwargs["input_ids"].shape[1]), with_kwargs=True)
+    config = EngineConfig(max_num_seqs=6, max_num_batched_tokens=64, num_kv_blocks=96, max_model_len=128, **engine)
+    core = core_over(model, config, CpuDevice(), (EOS_TOKEN_ID,), context=512)
+    sizes.clear()
+    prompts = [[7] * length for length in range(31, 45)]
+    core.add(requests_for(prompts))
+    finish(core)
+    return {size for size in sizes if size < 31}, {size for size in sizes if size > 44}
+
+
+def test_deterministic_steps_have_one_size_and_one_prompt() -> None:
+    assert step_sizes(deterministic=True) == ({6}, set())
+    assert step_sizes(deterministic=True, async_batching=False, mixed_prefill=True) == ({6}, set())
+    decode, several = step_sizes()
+    assert len(decode) > 1
+    assert several
+
+
 CUDA_MODES = [{"enforce_eager": True}, {"compile": False}, {"compile": False, "async_batching": False}]
 
 
@@ -182,5 +203,19 @@ def test_the_gpu_draws_what_the_cpu_draws() -> None:
     answers = []
     for core in (make_core("llama"), make_cuda_core("llama")):
         core.add(requests)
+        answers.append(finish(core))
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.gpu
+def test_deterministic_gives_the_same_tokens_async_and_sync_in_bfloat16() -> None:
+    prompts = prompts_of(9, 40)
+    params = SamplingParams(max_tokens=60, temperature=1.0)
+    answers = []
+    for async_batching in (True, False):
+        core = make_cuda_core(
+            "llama", torch.bfloat16, deterministic=True, async_batching=async_batching, num_kv_blocks=99
+        )
+        core.add([EngineRequest(i, p, params, (i,)) for i, p in enumerate(prompts)])
         answers.append(finish(core))
     assert answers[0] == answers[1]
