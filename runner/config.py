@@ -242,28 +242,6 @@ class LaunchConfig:
     sbatch: list[str] = runtime(list, "More #SBATCH options, such as [--qos=low,--constraint=h100]")
     setup: list[str] = runtime(list, "Shell lines before the task, such as ['module load cuda']")
     after: str | None = runtime(None, "Slurm job to wait for; it must end well")
-    chain: list[str] = runtime(list, "Command lines to run after this job, one after the other: ['job=judge input.path=...']")
-    leases: bool = runtime(True, "Hand out ranges as tasks get free; false splits them evenly beforehand")
-    dry_run: bool = runtime(False, "Print what would be submitted and do nothing")
-    task: str | None = runtime(None, "Names this process in python -m runner.status; launchers set it")
-
-
-@dataclass
-class LaunchConfig:
-    """Where the processes run that share the work."""
-
-    kind: str = runtime("none", "none, local, slurm, ray: a file of runner/launch/")
-    array: int = runtime(1, "How many tasks share the work (slurm, ray)")
-    max_running: int | None = runtime(None, "How many of them run at a time (slurm)")
-    gpus: str = runtime("auto", "local: processes, one a GPU; slurm, ray: GPUs of each task, 0 for none")
-    cpus: int | None = runtime(None, "CPU cores of each task (slurm, ray); default: what the cluster gives")
-    memory: str | None = runtime(None, "Memory of each task, such as 64G (slurm)")
-    time: str | None = runtime(None, "Time limit of each task, such as 4:00:00 (slurm); at it a task is requeued")
-    partition: str | None = runtime(None, "Slurm's partition")
-    account: str | None = runtime(None, "Slurm's account")
-    sbatch: list[str] = runtime(list, "More #SBATCH options, such as [--qos=low,--constraint=h100]")
-    setup: list[str] = runtime(list, "Shell lines before the task, such as ['module load cuda']")
-    after: str | None = runtime(None, "Slurm job to wait for; it must end well")
     chain: list[str] = runtime(list, "Command lines to run after it, one by one: ['job=judge input.path=...']")
     leases: bool = runtime(True, "Hand out ranges as tasks get free; false splits them evenly beforehand")
     dry_run: bool = runtime(False, "Print what would be submitted and do nothing")
