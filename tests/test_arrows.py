@@ -37,6 +37,7 @@ ALLOWED = {
     "__main__": {"cli", "run", "launch", "report", "signals"},
     "preview": {"cli", "run", "report", "text"},
     "preflight": {"cli", "run", "report"},
+    "export": {"output"},
     "repair": {"output", "report", "verify"},
     "status": {"output", "report"},
     "verify": {"output", "report"},
@@ -46,7 +47,7 @@ BASE_ONLY_STANDARD_LIBRARY = {"types", "errors", "seeds"}
 """torch, and what loads it, belong to these rooms alone; text loads transformers' tokenizers inside one function."""
 TORCH_ROOMS = {"engine", "models"}
 TORCH = {"torch", "triton", "accelerate", "peft", "safetensors"}
-ARROW_ROOMS = {"input", "output"}
+ARROW_ROOMS = {"input", "output", "export"}
 
 
 def sources(folder: str = "runner") -> list[Path]:
