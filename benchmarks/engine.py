@@ -17,7 +17,7 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -45,8 +45,11 @@ def main(shape: str, *words: str) -> None:
     settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name in options}
     for name in (word for word in words if "=" not in word):
         items = WORKLOADS[name]()
-        before = core.stats().steps, core.stats().preemptions
+        before = replace(core.stats())
         seconds = run(core, items)
+        after = core.stats()
+        busy = after.prefill_seconds + after.decode_seconds - before.prefill_seconds - before.decode_seconds
+        idle = after.idle_seconds - before.idle_seconds
         tokens = sum(item.num_outputs for item in items)
         say(
             engine="ours",
@@ -55,8 +58,12 @@ def main(shape: str, *words: str) -> None:
             seconds=round(seconds, 2),
             tokens=tokens,
             tokens_per_second=round(tokens / seconds, 1),
-            steps=core.stats().steps - before[0],
-            preemptions=core.stats().preemptions - before[1],
+            steps=after.steps - before.steps,
+            preemptions=after.preemptions - before.preemptions,
+            prefill_seconds=round(after.prefill_seconds - before.prefill_seconds, 2),
+            decode_seconds=round(after.decode_seconds - before.decode_seconds, 2),
+            idle_share=round(idle / (busy + idle), 4),
+            cached_tokens=after.cached_tokens - before.cached_tokens,
             settings=settings,
             gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         )

@@ -21,6 +21,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from runner.engine.batch import BatchBuilder, packet_capacity
 from runner.engine.core import EngineCore
+from runner.engine.model_runner import DeviceTimes
 from runner.engine.plan import StepPlan
 from runner.engine.scheduler import Scheduler, SchedulerConfig
 from runner.engine.slots import SlotTable
@@ -41,6 +42,7 @@ class NoDevice:
     def __init__(self, config: SchedulerConfig) -> None:
         self._builder = BatchBuilder(config, ())
         self._packet = np.empty(packet_capacity(config), np.int32)
+        self.times = DeviceTimes()
         self.seconds = 0.0
         self.words = 0
 

@@ -189,6 +189,9 @@ class EngineStats:
     cached_tokens: int = 0
     completion_tokens: int = 0
     preemptions: int = 0
+    prefill_seconds: float = 0.0  # device time of steps with prompt tokens
+    decode_seconds: float = 0.0  # device time of the other steps
+    idle_seconds: float = 0.0  # device time between one step's end and the next one's start, while there was work
 
 
 class Tokenizer(Protocol):

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from runner.engine.model_runner import Launched
+from runner.engine.model_runner import DeviceTimes, Launched
 from runner.engine.plan import StepPlan
 from runner.engine.scheduler import Scheduler
 from runner.engine.sequence import Prompt, Sequence
@@ -24,6 +24,8 @@ _STREAM_STEPS = 4  # a message each step would cost more than the tokens that a 
 
 class Runner(Protocol):
     """What the loop needs of a model runner; the host benchmark stubs it."""
+
+    times: DeviceTimes
 
     def launch(self, plan: StepPlan, table: SlotTable) -> Launched: ...
 
@@ -56,6 +58,8 @@ class EngineCore:
     def add(self, requests: SequenceOf[EngineRequest]) -> list[Sample]:
         """Queues requests; returns the samples of those that can never run here, with the reason."""
         refused = []
+        if not self.has_work:
+            self._runner.times.pause()
         for request in requests:
             tokens = np.asarray(request.prompt_token_ids, dtype=np.int32)
             limit = min(len(tokens) + request.sampling.max_tokens, self.scheduler.config.max_model_len)
@@ -99,6 +103,8 @@ class EngineCore:
         stats.num_waiting = len(self.scheduler.roster.waiting)
         stats.num_running = self.scheduler.roster.num_occupied
         stats.kv_blocks_used = self.scheduler.blocks.num_used
+        times = self._runner.times
+        stats.prefill_seconds, stats.decode_seconds, stats.idle_seconds = times.prefill, times.decode, times.idle
         return stats
 
     def check_drained(self) -> None:

@@ -32,6 +32,33 @@ class Launched:
     plan: StepPlan
     buffer: Buffer
     event: Event
+    begin: Event  # of the step on the compute stream
+    end: Event
+
+
+@dataclass(slots=True)
+class DeviceTimes:
+    """Where the device's time went, in seconds since the start."""
+
+    prefill: float = 0.0
+    decode: float = 0.0
+    idle: float = 0.0
+    _last: Event | None = None
+
+    def add(self, launched: Launched) -> None:
+        """Counts a step whose results are in; steps come in their order."""
+        seconds = launched.end.seconds_since(launched.begin)
+        if launched.plan.chunks:
+            self.prefill += seconds
+        else:
+            self.decode += seconds
+        if self._last is not None:
+            self.idle += launched.begin.seconds_since(self._last)
+        self._last = launched.end
+
+    def pause(self) -> None:
+        """There was no work until now: that is not the device idling between steps."""
+        self._last = None
 
 
 class ModelRunner:
@@ -65,6 +92,7 @@ class ModelRunner:
         self._device_out = [device.device_buffer(f"device_out{i}", results) for i in range(_NUM_BUFFERS)]
         self._host_out = [device.host_buffer(f"host_out{i}", results) for i in range(_NUM_BUFFERS)]
         self._parity = 0
+        self.times = DeviceTimes()
         self._graphs = DecodeGraphs(self._decode, self._warm_up, config.max_num_seqs) if use_graphs else None
 
     def launch(self, plan: StepPlan, table: SlotTable) -> Launched:
@@ -79,16 +107,19 @@ class ModelRunner:
             device.compute.wait(device.h2d.record())
         step = _Step(packet, len(plan.decode), len(plan.sampled), variant(plan, table), _edits(plan.admitted))
         reads = [device_in] if packet.size else []
+        begin = device.compute.record()
         device.compute.enqueue(
             lambda: self._run(step, device_in.tensor, device_out.tensor), reads=reads, writes=[device_out]
         )
-        device.d2h.wait(device.compute.record())
+        end = device.compute.record()
+        device.d2h.wait(end)
         device.d2h.enqueue(_copy(device_out, host_out, 2 * step.num_sampled), reads=[device_out], writes=[host_out])
-        return Launched(plan, host_out, device.d2h.record())
+        return Launched(plan, host_out, device.d2h.record(), begin, end)
 
     def results(self, launched: Launched) -> tuple[np.ndarray, np.ndarray]:
         """Waits for a step; its tokens and status, [len(plan.sampled)] int32 each."""
         launched.event.synchronize()
+        self.times.add(launched)
         count = len(launched.plan.sampled)
         values = launched.buffer.host_read()[: 2 * count].copy()
         return values[:count], values[count:]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runner.engine.model_runner import DeviceTimes
 from runner.engine.plan import StepPlan
 from runner.engine.slots import SlotTable
 
@@ -38,6 +39,7 @@ class StubRunner:
     def __init__(self, block_size: int, stop_below: int = 0) -> None:
         self._block_size = block_size
         self._stop_below = stop_below
+        self.times = DeviceTimes()
         self._content: dict[tuple[int, int], tuple[int, ...]] = {}  # (block, offset) -> prefix that was computed there
         self._tables: dict[int, dict[int, int]] = {}
         self._lengths: dict[int, int] = {}

@@ -86,6 +86,15 @@ def test_reading_what_nothing_wrote_is_found() -> None:
         device.host_buffer("out", 4).host_read()
 
 
+def test_the_time_of_an_event_that_nobody_waited_for_is_not_known() -> None:
+    device = CpuDevice()
+    begin, end = device.compute.record(), device.compute.record()
+    with pytest.raises(RaceError, match="before the event"):
+        end.seconds_since(begin)
+    end.synchronize()
+    assert 0 <= end.seconds_since(begin) < 1
+
+
 def test_work_runs_only_when_something_waits_for_it() -> None:
     device = CpuDevice()
     buffer, ran = device.device_buffer("b", 4), []

@@ -38,6 +38,10 @@ class Event(ABC):
     def synchronize(self) -> None:
         """Blocks the host until the stream has passed this point."""
 
+    @abstractmethod
+    def seconds_since(self, earlier: Event) -> float:
+        """Device time between two points that the host knows to be passed."""
+
 
 class Stream(ABC):
     """An in-order queue of device work."""

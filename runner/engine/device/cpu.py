@@ -7,6 +7,7 @@ it against the earlier accesses of the same buffer; an unordered pair raises `Ra
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -38,8 +39,8 @@ class _History:
 
 
 def _join(clock: Clock, other: Clock) -> None:
-    for actor, time in other.items():
-        clock[actor] = max(clock.get(actor, 0), time)
+    for actor, ticks in other.items():
+        clock[actor] = max(clock.get(actor, 0), ticks)
 
 
 class _Checker:
@@ -96,10 +97,20 @@ class CpuEvent(Event):
         self.stream = stream
         self.position = position
         self.clock = clock
+        self.passed_at: float | None = None
 
     def synchronize(self) -> None:
         self.stream.run_to(self.position)
         _join(self.stream.checker.tick(_HOST), self.clock)
+
+    def seconds_since(self, earlier: Event) -> float:
+        assert isinstance(earlier, CpuEvent)
+        if self.passed_at is None or earlier.passed_at is None:
+            raise RaceError("the time of an event is read before the event")
+        return self.passed_at - earlier.passed_at
+
+    def passes(self) -> None:
+        self.passed_at = time.perf_counter()
 
 
 class CpuStream(Stream):
@@ -127,7 +138,9 @@ class CpuStream(Stream):
         self._push(lambda: event.stream.run_to(event.position))
 
     def record(self) -> CpuEvent:
-        return CpuEvent(self, self._queued, dict(self.checker.tick(self.name)))
+        event = CpuEvent(self, self._queued + 1, dict(self.checker.tick(self.name)))
+        self._push(event.passes)
+        return event
 
     def run_to(self, position: int) -> None:
         while self._done < position:

@@ -20,11 +20,15 @@ class CudaBuffer(Buffer):
 
 class CudaEvent(Event):
     def __init__(self, stream: torch.cuda.Stream) -> None:
-        self.event = torch.cuda.Event(blocking=True)  # a blocking wait does not spin a core
+        self.event = torch.cuda.Event(enable_timing=True, blocking=True)  # a blocking wait does not spin a core
         self.event.record(stream)
 
     def synchronize(self) -> None:
         self.event.synchronize()
+
+    def seconds_since(self, earlier: Event) -> float:
+        assert isinstance(earlier, CudaEvent)
+        return float(earlier.event.elapsed_time(self.event)) / 1e3
 
 
 class CudaStream(Stream):
