@@ -104,7 +104,7 @@ class _Plan:
     def _progress(self, output: Output, guard: QualityGuard) -> Progress:
         """Over what this partition has still to do, and all that is done."""
         config = self._config
-        done = output.totals.rows - output.rows_to_redo
+        done = output.totals.rows
         left = min(output.ranges_left * self.spec.rows_per_shard, self._inventory.num_rows - done)
         metrics = MetricsLog(output.path, secrets.token_hex(4)) if config.metrics.seconds else None
         if metrics is not None:
