@@ -141,8 +141,11 @@ class Renderer:
         if not self._chat:
             why = "the model has no chat template" if self._config.chat else "job.chat=false"
             raise PromptError("no_chat_template", f"the row holds messages but {why}")
+        kwargs = {**self._config.chat_template_kwargs, **kwargs}
+        if kwargs.get("tools") and not self._tokenizer.reads_tools:
+            raise PromptError("no_tools", "the row brings tools but the model's chat template has no place for them")
         try:
-            chat = self._tokenizer.render_chat(messages, **{**self._config.chat_template_kwargs, **kwargs})
+            chat = self._tokenizer.render_chat(messages, **kwargs)
         except ChatError as error:
             raise PromptError("chat_template", str(error)) from None
         return Draft(index, sampling, chat=chat, messages=messages)

@@ -14,6 +14,7 @@ class ByteTokenizer:
     """Has no special tokens and no chat template."""
 
     has_chat_template = False
+    reads_tools = True
     num_tokens = 256
 
     def encode(self, text: str, *, special: bool) -> list[int]:

@@ -39,6 +39,11 @@ class TextTokenizer:
         return self._chat is not None
 
     @property
+    def reads_tools(self) -> bool:
+        """Whether the chat template, or one of several, has a place for tools."""
+        return "tools" in str(self._hf.chat_template)
+
+    @property
     def num_tokens(self) -> int:
         """The number of ids, added tokens included."""
         return len(self._hf)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from input_support import FileJob
+from tiny_text import CHAT_TEMPLATE, save_tokenizer
 
 from runner.config import InputConfig, JobConfig
 from runner.errors import ConfigError
@@ -90,9 +92,26 @@ def test_text_parts_are_joined_and_images_refused(tokenizer: TextTokenizer) -> N
     assert error(image).code == "malformed_messages"
 
 
-def test_a_conversation_and_tools_may_be_json_text(tokenizer: TextTokenizer) -> None:
+@pytest.fixture(scope="module")
+def tool_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
+    template = CHAT_TEMPLATE.replace("{% for", "{% for t in tools or [] %}[{{ t.type }}]{% endfor %}{% for", 1)
+    return TextTokenizer(save_tokenizer(tmp_path_factory.mktemp("tools"), template))
+
+
+def test_tools_reach_the_template_and_are_refused_where_it_has_no_place_for_them(
+    tokenizer: TextTokenizer, tool_tokenizer: TextTokenizer
+) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": None}}]
+    rows = [{"messages": [USER], "tools": tools}, batch_line({"messages": [USER], "tools": tools})]
+    for row in rows:
+        made = request(render(tool_tokenizer, row)[0])
+        assert made.prompt is not None and made.prompt.startswith("[function]<|im_start|>user")
+        assert error(render(tokenizer, row)[0]).code == "no_tools"
+
+
+def test_a_conversation_and_tools_may_be_json_text(tool_tokenizer: TextTokenizer) -> None:
     good, bad = render(
-        tokenizer,
+        tool_tokenizer,
         {"messages": '[{"role": "user", "content": "hi"}]', "tools": '[{"type": "function"}]'},
         {"messages": "[", "tools": None},
     )
@@ -233,6 +252,59 @@ def test_openai_batch_lines_are_accepted_as_they_are(tokenizer: TextTokenizer) -
     expected = SamplingParams(max_tokens=9, temperature=0.3, stop=("END",), n=2, logit_bias=((5, -100.0),))
     made = request(render(tokenizer, batch_line(body))[0])
     assert (made.sampling, made.messages) == (expected, [USER])
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ({"max_tokens": 5}, {"max_tokens": 5}),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, {"max_tokens": 6}),
+        ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
+        ({"stop": "a"}, {"stop": ("a",)}),
+        ({"seed": 7}, {"seed": 7}),
+        ({"n": 3}, {"n": 3}),
+        (
+            {"top_p": 0.5, "frequency_penalty": 1, "presence_penalty": -1},
+            {"top_p": 0.5, "frequency_penalty": 1.0, "presence_penalty": -1.0},
+        ),
+        ({"logit_bias": {"5": 3, "6": None}}, {"logit_bias": ((5, 3.0),)}),
+        ({"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.1}, {"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.1}),
+        ({"model": "x", "user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"}, {}),
+        ({"response_format": {"type": "text"}, "stream": False, "tool_choice": "auto", "top_logprobs": 0}, {}),
+    ],
+)
+def test_a_field_of_a_batch_line_is_honoured(
+    field: dict[str, Any], expected: dict[str, Any], tokenizer: TextTokenizer
+) -> None:
+    sampling = request(render(tokenizer, batch_line({"messages": [USER], **field}))[0]).sampling
+    assert sampling == replace(SamplingParams(max_tokens=20), **expected)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"functions": [{"name": "f"}]},
+        {"tool_choice": "required"},
+        {"reasoning_effort": "high"},
+        {"logprobs": True},
+        {"modalities": ["audio"]},
+        {"prediction": {"type": "content"}},
+        {"best_of": 2},
+        {"n": 0},
+        {"stop": [""]},
+        {"temperature": "hot"},
+    ],
+)
+def test_a_field_that_cannot_be_honoured_names_itself(field: dict[str, Any], tokenizer: TextTokenizer) -> None:
+    refused = error(render(tokenizer, batch_line({"messages": [USER], **field}))[0])
+    (name,) = field
+    assert refused.code in ("unsupported_request", "bad_sampling")
+    assert refused.message.startswith(f"body.{name}")
+
+
+def test_a_rows_own_sampling_params_stand_over_its_body(tokenizer: TextTokenizer) -> None:
+    row = {**batch_line({"messages": [USER], "max_tokens": 5, "seed": 1}), "sampling_params": {"max_tokens": 6}}
+    assert request(render(tokenizer, row)[0]).sampling == SamplingParams(max_tokens=6, seed=1)
 
 
 def test_openai_text_completions_may_hold_several_prompts(tokenizer: TextTokenizer) -> None:
