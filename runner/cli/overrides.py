@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,6 +16,7 @@ from runner.errors import ConfigError
 _SECRET_ADVICE = "settings are written to disk, so a secret is never one; use the environment (HF_TOKEN for a hub)"
 
 
+_FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env|\$\{\s*oc\.decode")
 Presets = dict[str, list[str]]
 """Every group with the names of its presets."""
 
@@ -103,7 +105,9 @@ def _whole_argument_hint(argument: str, presets: Presets) -> str:
 
 
 def refuse_nested(value: object, name: str = "") -> None:
-    """Walks a composed tree: no _target_ and no secret, whichever file they came from."""
+    """Walks a composed tree: no _target_, no secret and nothing of the environment, whichever file they came from."""
+    if isinstance(value, str) and _FROM_ENVIRONMENT.search(value):
+        raise ConfigError(f"{name}: ${{oc.env:...}} would write the environment to disk; write the value itself")
     if isinstance(value, list):
         for item in value:
             refuse_nested(item, name)
