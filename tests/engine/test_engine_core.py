@@ -244,3 +244,17 @@ def test_once_the_input_is_closed_the_longest_start_first() -> None:
     core.close_input()
     assert [s.request_id for s in core.scheduler.roster.waiting] == [4, 2, 1, 5, 3, 0]
     assert len(finish(core)) == 6
+
+
+def test_a_prefill_step_waits_until_it_is_worth_interrupting_the_running_rows() -> None:
+    core = make_core(SchedulerConfig(32, 512, 128, 4, 2000), async_batching=False)
+    core.add([request(i, [i, 1], max_tokens=3 + i) for i in range(32)])
+    core.step()
+    core.add([request(100 + i, [i, 2], max_tokens=50) for i in range(8)])
+    admitted = []
+    while len(core.scheduler.roster.waiting):
+        before = core.stats().num_running, len(core.scheduler.roster.waiting)
+        core.step()
+        admitted.append(before[1] - len(core.scheduler.roster.waiting))
+    assert max(admitted) == 2
+    assert all(count in (0, 2) for count in admitted), admitted
