@@ -6,7 +6,7 @@ import hashlib
 import math
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.report.plain import table
@@ -61,12 +61,19 @@ class Bin:
 
 def bins(values: Sequence[int], num_bins: int = 10) -> list[Bin]:
     """Equal steps of a round width from the smallest value to the largest."""
+    return bins_of_counts(Counter(values), num_bins)
+
+
+def bins_of_counts(values: Mapping[int, int], num_bins: int = 10) -> list[Bin]:
+    """As `bins`, of values that are counted already."""
     if not values:
         return []
     low, high = min(values), max(values) + 1
-    width = _round_up((high - low) / num_bins)
+    width = round_up((high - low) / num_bins)
     first = low // width
-    counts = Counter(value // width - first for value in values)
+    counts: Counter[int] = Counter()
+    for value, count in values.items():
+        counts[value // width - first] += count
     return [
         Bin((first + i) * width, (first + i + 1) * width, counts[i]) for i in range((high - 1) // width - first + 1)
     ]
@@ -86,7 +93,8 @@ def quantile(values: Sequence[int], share: float) -> int:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def _round_up(width: float) -> int:
+def round_up(width: float) -> int:
+    """The next of 1, 2, 5, 10, 20, 50, ..."""
     step = 1
     while step < width:
         for factor in (2, 5, 10):

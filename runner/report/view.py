@@ -47,8 +47,8 @@ def cache(seen: dict[str, Any]) -> str:
     if not engine["kv_blocks_total"]:
         return ""
     parts = [f"KV {engine['kv_blocks_used'] / engine['kv_blocks_total']:.0%}"]
-    if engine["prompt_tokens"]:
-        parts.append(f"prefix hits {engine['cached_tokens'] / engine['prompt_tokens']:.0%}")
+    if engine["cached_tokens"]:
+        parts.append(f"prefix hits {engine['cached_tokens'] / (engine['cached_tokens'] + engine['prompt_tokens']):.0%}")
     if engine["preemptions"]:
         parts.append(f"{engine['preemptions']:,} preemptions")
     return ", ".join(parts)

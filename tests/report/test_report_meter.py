@@ -55,7 +55,7 @@ def snapshot(**engine: int) -> dict[str, Any]:
 
 def test_a_log_line_has_what_matters() -> None:
     line = log_line(
-        snapshot(kv_blocks_used=1, kv_blocks_total=4, prompt_tokens=10, cached_tokens=5, preemptions=2, num_running=3)
+        snapshot(kv_blocks_used=1, kv_blocks_total=4, prompt_tokens=5, cached_tokens=5, preemptions=2, num_running=3)
     )
     for part in ("5/10 rows", "3 running", "KV 25%", "prefix hits 50%", "2 preemptions", "bottleneck: "):
         assert part in line

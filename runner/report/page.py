@@ -1,0 +1,184 @@
+"""The report page: one HTML file that needs no network. What comes from rows or models is escaped everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from runner.report import charts
+from runner.report.history import History
+from runner.report.plain import one_line, plain
+from runner.report.survey import bins_of_counts
+from runner.report.throughput import duration
+
+_ASSETS = Path(__file__).parent / "assets"
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
+_SAMPLES = """\
+<h2>Answers</h2>
+<div class="controls">
+<input id="search" type="search" aria-label="Search" placeholder="Search prompts and answers">
+<select id="finish" aria-label="Why it ended"><option value="">any end</option></select>
+<select id="state" aria-label="State"><option value="">any state</option></select>
+<span class="soft" id="count" role="status"></span>
+</div>
+<main id="list"></main>
+<button id="more" type="button">Show more</button>"""
+_SHOWN_ERRORS = 30
+_NUM_BINS = 24
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that the page shows. ``samples`` are as `runner.report.samples` makes them."""
+
+    name: str
+    is_done: bool
+    num_rows: int
+    totals: Any
+    settings: Mapping[str, Any]
+    finish_reasons: Counter[str]
+    lengths: Mapping[str, Counter[int]]
+    samples: Sequence[Mapping[str, Any]]
+    history: History
+    dollars_per_gpu_hour: float | None = None
+    written: str = ""
+
+
+def render(facts: Facts) -> str:
+    """The whole page as HTML."""
+    body = "\n".join(
+        (_head(facts), _cards(facts), _quality(facts), _lengths(facts), _time(facts), _settings(facts), _SAMPLES)
+    )
+    # In a script element only these could end it; JSON may write them as escapes.
+    data = json.dumps(facts.samples, ensure_ascii=False).replace("<", "\\u003c").replace("&", "\\u0026")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{text(facts.name)}</title>\n<style>\n{_asset('page.css')}</style></head>\n<body>\n{body}\n"
+        f'<script type="application/json" id="samples">{data}</script>\n'
+        f"<script>\n{_asset('page.js')}</script>\n</body></html>\n"
+    )
+
+
+def text(value: object, limit: int = 300) -> str:
+    """Any value as one line of safe text."""
+    return escape(one_line(str(value), limit))
+
+
+def _asset(name: str) -> str:
+    return (_ASSETS / name).read_text(encoding="utf-8")
+
+
+def _head(facts: Facts) -> str:
+    state = "done" if facts.is_done else '<span class="bad">not done yet</span>'
+    settings = facts.settings
+    model = text(facts.history.model or settings.get("model.path") or "")
+    return (
+        f'<header><h1>{text(facts.name)}</h1><p class="soft">{state} · {model} · '
+        f"report of {text(facts.written)}</p></header>"
+    )
+
+
+def _cards(facts: Facts) -> str:
+    totals, history = facts.totals, facts.history
+    found = [
+        ("rows", f"{totals.rows:,} of {facts.num_rows:,}"),
+        ("answers", f"{totals.samples:,}"),
+        ("rows with errors", f"{totals.failed_rows:,}"),
+        *([("answers dropped by the job", f"{totals.dropped:,}")] if totals.dropped else []),
+        ("prompt tokens", _short(totals.prompt_tokens)),
+        ("answer tokens", _short(totals.completion_tokens)),
+    ]
+    if history.seconds:
+        found.append(("time generating", duration(history.seconds)))
+        found.append(("answer tokens a second", f"{history.tokens_per_second:,.0f}"))
+    rate = facts.dollars_per_gpu_hour
+    if rate is not None and history.seconds:
+        dollars = history.seconds / 3600 * rate
+        found.append(("cost", f"${dollars:,.2f}"))
+        found.append(("a million answer tokens", f"${dollars / max(totals.completion_tokens, 1) * 1e6:,.2f}"))
+    return f'<section class="cards">{"".join(_card(label, value) for label, value in found)}</section>'
+
+
+def _card(label: str, value: str) -> str:
+    return f'<div class="card"><b>{text(value)}</b><span class="soft">{text(label)}</span></div>'
+
+
+def _quality(facts: Facts) -> str:
+    finish = _share_table("Why answers ended", facts.finish_reasons.most_common())
+    errors = Counter(facts.totals.errors).most_common(_SHOWN_ERRORS)
+    failures = _share_table("Errors by code", errors) if errors else '<p class="soft">No errors.</p>'
+    quality = _share_table("Quality of all answers", facts.history.quality.items(), facts.history.answers)
+    return (
+        f'<h2>Outcome</h2><section class="charts"><div class="card">{finish}</div><div class="card">{failures}</div>'
+        f"{f'<div class=card>{quality}</div>' if facts.history.answers else ''}</section>"
+    )
+
+
+def _share_table(title: str, items: Iterable[tuple[Any, int]], total: int | None = None) -> str:
+    found = list(items)
+    whole = max(total if total is not None else sum(count for _, count in found), 1)
+    rows = "".join(
+        f'<tr><td>{text(name)}</td><td class="n">{count:,}</td><td class="n">{count / whole:.1%}</td>'
+        f'<td><div class="meter"><i style="width:{min(100 * count / whole, 100):.1f}%"></i></div></td></tr>'
+        for name, count in found
+    )
+    return f"<h3>{title}</h3><table>{rows}</table>"
+
+
+def _lengths(facts: Facts) -> str:
+    titles = {"prompt_tokens": "Prompt lengths", "completion_tokens": "Answer lengths"}
+    boxes = []
+    for name, title in titles.items():
+        counts = facts.lengths[name]
+        if counts:
+            mean = sum(length * count for length, count in counts.items()) / counts.total()
+            note = f"mean {mean:,.0f}, longest {max(counts):,} tokens"
+            chart = charts.bars(bins_of_counts(counts, _NUM_BINS), f"{title}: answers by tokens")
+            boxes.append(f'<div class="card"><h3>{title}</h3>{chart}<p class="soft">{note}</p></div>')
+    return f'<h2>Lengths</h2><section class="charts">{"".join(boxes)}</section>' if boxes else ""
+
+
+def _time(facts: Facts) -> str:
+    """Charts of the last run, and its tail."""
+    history = facts.history
+    if len(history.times) < 2:
+        return '<h2>Over time</h2><p class="soft">Nothing was measured (metrics.seconds, .runner/metrics.jsonl).</p>'
+    speed = charts.lines(history.times, history.speed, "Tokens a second over time")
+    queue = charts.lines(history.times, history.queue, "Sequences over time")
+    host = charts.lines(history.times, history.host, "Shares of the time of the parent process")
+    notes = [f"<p>{text(note)}</p>" for note in history.notes()]
+    boxes = (
+        ("Tokens a second", speed),
+        ("Sequences in the engine", queue),
+        ("Time of the feeding process", host),
+    )
+    shown = "".join(f'<div class="card"><h3>{title}</h3>{chart}</div>' for title, chart in boxes)
+    return f'<h2>Over time (last run)</h2>{"".join(notes)}<section class="charts">{shown}</section>'
+
+
+def _settings(facts: Facts) -> str:
+    rows = "".join(
+        f"<tr><th>{text(key)}</th><td>{escape(plain(_value(value), 2000))}</td></tr>"
+        for key, value in sorted(facts.settings.items())
+        if value not in (None, "", [], {})
+    )
+    return f"<h2>Settings</h2><details><summary>What decided the output</summary><table>{rows}</table></details>"
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _short(number: float) -> str:
+    if number < 1e6:
+        return f"{number:,.0f}"
+    return f"{number / 1e6:,.1f} M" if number < 1e9 else f"{number / 1e9:,.2f} G"
