@@ -16,7 +16,9 @@ from runner.errors import ConfigError
 _SECRET_ADVICE = "settings are written to disk, so a secret is never one; use the environment (HF_TOKEN for a hub)"
 
 
-_FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env|\$\{\s*oc\.decode")
+_SECRET_OF_ENVIRONMENT = re.compile(
+    r"\$\{\s*oc\.(?:env|decode)[^}]*(?:token|secret|passw|key|credential|\$\{)", re.IGNORECASE
+)
 Presets = dict[str, list[str]]
 """Every group with the names of its presets."""
 
@@ -105,9 +107,9 @@ def _whole_argument_hint(argument: str, presets: Presets) -> str:
 
 
 def refuse_nested(value: object, name: str = "") -> None:
-    """Walks a composed tree: no _target_, no secret and nothing of the environment, whichever file they came from."""
-    if isinstance(value, str) and _FROM_ENVIRONMENT.search(value):
-        raise ConfigError(f"{name}: ${{oc.env:...}} would write the environment to disk; write the value itself")
+    """Walks a composed tree: no _target_, no secret, also none of the environment, whichever file they came from."""
+    if isinstance(value, str) and _SECRET_OF_ENVIRONMENT.search(value):
+        raise ConfigError(f"{name}: it takes a secret from the environment; {_SECRET_ADVICE}")
     if isinstance(value, list):
         for item in value:
             refuse_nested(item, name)
