@@ -14,7 +14,7 @@ if importlib.util.find_spec("triton") is None:
 if not CUDA:  # must be chosen before triton is imported
     os.environ["TRITON_INTERPRET"] = "1"
 
-from runner.engine.triton_linear import MAX_ROWS, LinearConfig, LinearSpace, small_linear  # noqa: E402
+from runner.engine.linear.small import MAX_ROWS, LinearConfig, LinearSpace, small_linear  # noqa: E402
 
 WHOLE = LinearConfig(block_n=16, row_bytes=64, num_stages=2, programs=1)
 SPLIT = LinearConfig(block_n=16, row_bytes=64, num_stages=2, programs=64)

@@ -1,0 +1,1 @@
+"""Linear layers for the few rows of a decode step."""
