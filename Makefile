@@ -6,7 +6,7 @@ INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint
 PYTEST := HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(PY) -m pytest
 ARGS ?=
 
-.PHONY: help run test check test-faults bench clean
+.PHONY: help run test check test-faults test-slurm bench clean
 .DEFAULT_GOAL := help
 
 help:  ## List these commands
@@ -19,12 +19,15 @@ test: $(VENV)/.installed-dev  ## Lint, types and all tests that need no GPU and 
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PYTEST) -m "not faults and not gpu" $(ARGS)
+	$(PYTEST) -m "not faults and not gpu and not slurm" $(ARGS)
 
 check: test  ## The same as test
 
 test-faults: $(VENV)/.installed-dev  ## The long suite of crashes, full disks and damaged files
 	$(PYTEST) -m faults $(ARGS)
+
+test-slurm: $(VENV)/.installed-dev  ## Arrays under a real Slurm of one node, started here (as root: apt-get install slurm-wlm munge)
+	$(PYTEST) -m slurm tests/slurm $(ARGS)
 
 bench: $(VENV)/.installed-dev  ## Time the engine on this machine (ARGS="--help" shows how)
 	$(PY) -m benchmarks $(ARGS)

@@ -12,7 +12,7 @@ from runner.errors import ConfigError
 from runner.launch.work import Work
 
 WARNING_SECONDS = 180  # before the time limit: USR1 drains for 10, the rest is for a slow disk and Slurm's own slack
-_TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 ROOT = Path(__file__).resolve().parents[2]
 
 _BODY = """\
@@ -34,7 +34,8 @@ code=$?
 if [ -z "$cancelled" ] && {{ [ $code -eq 75 ] || [ $code -gt 128 ]; }}; then
     {python} -m runner.launch.brake "$output" "$task" || exit 1
     echo "exit code $code: requeued" >&2
-    scontrol requeue "$SLURM_JOB_ID"
+    # Not by SLURM_JOB_ID: one task has the array's own, which would requeue them all.
+    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 fi
 exit $code
 """
@@ -55,7 +56,7 @@ def _options(work: Work) -> Iterator[str]:
     yield "--ntasks=1"
     yield "--requeue"
     yield "--open-mode=append"
-    yield f"--signal=USR1@{WARNING_SECONDS}"
+    yield f"--signal=USR1@{warning_seconds(settings.time)}"
     yield f'--output="{work.files}/slurm-%A_%a.log"'
     if settings.time:
         yield f"--time={settings.time}"
@@ -70,6 +71,19 @@ def _options(work: Work) -> Iterator[str]:
         yield f"--dependency=afterok:{settings.after}"
         yield "--kill-on-invalid-dep=yes"
     yield from settings.sbatch
+
+
+def warning_seconds(limit: str | None) -> int:
+    """How long before the time limit a task is told; never more than half of a short limit."""
+    match = _TIME.fullmatch(limit or "")
+    if match is None:
+        return WARNING_SECONDS
+    days, *parts = (int(part) if part else None for part in match.groups())
+    given = [part for part in parts if part is not None]
+    # Slurm's forms: M, M:S, H:M:S, and with days D-H, D-H:M, D-H:M:S.
+    units = (3600, 60, 1) if days is not None or len(given) == 3 else (60, 1)
+    seconds = (days or 0) * 86400 + sum(part * unit for part, unit in zip(given, units, strict=False))
+    return min(WARNING_SECONDS, seconds // 2)
 
 
 def _comment(work: Work) -> list[str]:
