@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import importlib.util
@@ -48,8 +49,9 @@ class LoadedJob:
         """One value per declared column, null where the job gave none; None drops the sample.
 
         Raises ConfigError when the job gives a value that no column declares: the schema is fixed before the run.
+        The job reads a copy of the row: what it does to it must not reach the output.
         """
-        values = self.read(row, completion)
+        values = self.read(copy.deepcopy(row), completion)
         if values is None:
             return None
         if not isinstance(values, dict):

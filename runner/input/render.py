@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +102,8 @@ class Renderer:
             except PromptError as error:
                 yield self._error(row, Stage.RENDER, error.code, str(error), index, sampling.n)
 
-    def _asked(self, values: dict[str, Any]) -> tuple[Ask, SamplingParams]:
+    def _asked(self, row_values: dict[str, Any]) -> tuple[Ask, SamplingParams]:
+        values = copy.deepcopy(row_values)  # what a job does to its row must not reach the output
         try:
             ask = self._ask(values)
         except (PromptError, TemplateError, Refused, RunnerError):
@@ -112,7 +114,7 @@ class Renderer:
             ask.prompt = as_list(ask.prompt, self._messages_column)
             if values.get(TOOLS_COLUMN):
                 ask.template_kwargs.setdefault("tools", as_list(values[TOOLS_COLUMN], TOOLS_COLUMN))
-        return ask, self._sampled(ask, values)
+        return ask, self._sampled(ask, row_values)
 
     def _sampled(self, ask: Ask, values: dict[str, Any]) -> SamplingParams:
         """The job's sampling, under the batch line's options, under the row's own; as the engine takes it."""

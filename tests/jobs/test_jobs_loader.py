@@ -45,6 +45,13 @@ def test_unknown_kind_without_a_neighbour_lists_the_choices() -> None:
         load_job(JobConfig(name="x", kind="zzz"))
 
 
+def test_parse_cannot_change_the_row(write) -> None:
+    job = load_job(write("def prompt(row): ...\ndef parse(row, completion):\n    row['a'].append(row.pop('b'))\n"))
+    row = {"a": [1], "b": 2}
+    assert job.parse(row, completion()) is None
+    assert row == {"a": [1], "b": 2}
+
+
 def test_functions_of_a_users_file(write) -> None:
     job = load_job(
         write(
