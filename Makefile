@@ -5,8 +5,9 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(PY) -m pytest
 ARGS ?=
+SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help run test check test-faults test-slurm bench clean
+.PHONY: help run test check test-faults test-fuzz bench clean
 .DEFAULT_GOAL := help
 
 help:  ## List these commands
@@ -25,6 +26,14 @@ check: test  ## The same as test
 
 test-faults: $(VENV)/.installed-dev  ## The long suite of crashes, full disks and damaged files
 	$(PYTEST) -m faults $(ARGS)
+
+test-fuzz: $(VENV)/.installed-dev  ## A million random rows and templates (ARGS="--cases N --seed N")
+	PYTHONPATH=.:tests $(PY) tests/fuzz/fuzz.py $(ARGS)
+
+test-report: $(VENV)/.installed-dev  ## The report page in a real Chromium; installs Debian's where there is none
+	@command -v chromedriver >/dev/null || { $(SUDO) apt-get update -qq && \
+	  $(SUDO) apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
+	$(PYTEST) tests/report/test_report_page.py $(ARGS)
 
 test-slurm: $(VENV)/.installed-dev  ## Arrays under a real Slurm of one node, started here (as root: apt-get install slurm-wlm munge)
 	$(PYTEST) -m slurm tests/slurm $(ARGS)

@@ -90,7 +90,9 @@ class TerminalView:
         left = f"ETA {duration(seen['seconds_left'])}" if seen["seconds_left"] is not None and done < total else ""
         row = Table.grid(padding=(0, 1))
         row.add_row(
-            ProgressBar(total=total, completed=done, width=min(_BAR_WIDTH, self._console.width // 3)),
+            ProgressBar(
+                total=total, completed=done, width=min(_BAR_WIDTH, self._console.width // 3), complete_style="cyan"
+            ),
             Text(f"{done:,}/{seen['total_rows']:,} rows, {done / total:.0%}"),
             Text(duration(time.monotonic() - self._began), style="dim"),
             Text(left, style="bold"),

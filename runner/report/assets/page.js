@@ -17,30 +17,26 @@ function make(tag, className, text) {
   return node;
 }
 
-function matches(sample, words) {
+function matches(sample, phrase) {
   if (finish.value && sample.finish !== finish.value) return false;
   if (state.value && !sample.states.includes(state.value)) return false;
-  return words.every((word) => sample.hay.includes(word));
+  return sample.hay.includes(phrase);
 }
 
-// The text with each found word in a mark of its own.
-function marked(text, words) {
+// The text with the phrase marked wherever it stands; a text whose length changes in lower case stays unmarked.
+function marked(text, phrase) {
   const pre = make("pre");
-  if (!words.length) { pre.textContent = text; return pre; }
   const low = text.toLowerCase();
   let at = 0;
-  while (low.length === text.length) {
-    const next = words.map((word) => [low.indexOf(word, at), word.length]).filter(([i]) => i >= 0);
-    if (!next.length) break;
-    const [start, length] = next.reduce((a, b) => (b[0] < a[0] ? b : a));
-    pre.append(text.slice(at, start), make("mark", "", text.slice(start, start + length)));
-    at = start + length;
+  for (let start; phrase && low.length === text.length && (start = low.indexOf(phrase, at)) >= 0; ) {
+    pre.append(text.slice(at, start), make("mark", "", text.slice(start, start + phrase.length)));
+    at = start + phrase.length;
   }
   pre.append(text.slice(at));
   return pre;
 }
 
-function card(sample, words) {
+function card(sample, phrase) {
   const box = make("article", "sample");
   const head = make("p");
   head.append(make("span", "tag", sample.title));
@@ -49,18 +45,18 @@ function card(sample, words) {
   const pair = make("div", "pair");
   for (const [title, text] of [["Prompt", sample.prompt], [sample.answerTitle, sample.answer]]) {
     const side = make("div");
-    side.append(make("h3", "soft", title), marked(text, words));
+    side.append(make("h3", "soft", title), marked(text, phrase));
     pair.append(side);
   }
   box.append(head, pair);
-  if (sample.parsed) box.append(make("h3", "soft", "Read out of it"), marked(sample.parsed, words));
+  if (sample.parsed) box.append(make("h3", "soft", "Read out of it"), marked(sample.parsed, phrase));
   return box;
 }
 
 function draw() {
-  const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-  const found = samples.filter((sample) => matches(sample, words));
-  list.replaceChildren(...found.slice(0, shown).map((sample) => card(sample, words)));
+  const phrase = search.value.trim().toLowerCase();
+  const found = samples.filter((sample) => matches(sample, phrase));
+  list.replaceChildren(...found.slice(0, shown).map((sample) => card(sample, phrase)));
   count.textContent = `${found.length} of ${samples.length}`;
   more.hidden = found.length <= shown;
 }

@@ -1,0 +1,197 @@
+"""The report page: made of a real run of the stand-in, and looked at by a real browser where there is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from browser import Browser, is_installed
+
+from runner.report.__main__ import main
+from runner.report.charts import bars, lines
+from runner.report.history import history_of
+from runner.report.samples import answer_card, error_card
+from runner.report.survey import Bin
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTILE = (
+    "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">",
+    "\x1b[2J\x1b]0;taken\x07",
+    "\u202egnp.exe \u2066",
+    "<!--<script>",
+    "&lt;b&gt; ${1+1} {{7*7}} '\"`",
+    "\u2028\u2029\ud7ff\U0001f469\u200d\U0001f680 שלום مرحبا",
+    "M" * 1_000_000,
+)
+in_a_browser = pytest.mark.skipif(not is_installed(), reason="needs chromium and chromedriver: make test-report")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run over hostile rows, ordinary ones, and one that is bad."""
+    place = tmp_path_factory.mktemp("report")
+    rows = [{"prompt": text, "n": i} for i, text in enumerate((*HOSTILE, *(f"plain question {i}" for i in range(60))))]
+    text = "".join(json.dumps(row) + "\n" for row in (*rows, {"prompt": None, "n": -1}))
+    (place / "rows.jsonl").write_text(text)
+    arguments = ["job=generate", "engine=echo", "input.path=rows.jsonl", "output.dir=out", "output.rows_per_shard=20"]
+    arguments += ["sampling.max_tokens=200", "metrics.seconds=0.01", "job.name='<b>bold & name'"]
+    command = [sys.executable, "-m", "runner", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True)
+    return place / "out"
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Path:
+    assert main([str(folder), "cost.dollars_per_gpu_hour=5"]) == 0
+    return folder / "report.html"
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(page: Path) -> None:
+    tags = Tags()
+    tags.feed(page.read_text("utf-8"))
+    assert not [tag for tag, _ in tags.found if tag in ("img", "link", "iframe", "object", "embed", "b ")]
+    assert not [attrs for _, attrs in tags.found if {"src", "href", "onerror", "onclick"} & attrs.keys()]
+    assert [tag for tag, _ in tags.found].count("script") == 2
+    assert "default-src 'none'" in page.read_text("utf-8")
+    assert page.stat().st_size < 1_000_000
+
+
+def test_no_control_character_reaches_the_page(page: Path) -> None:
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page.read_text("utf-8"))
+
+
+def test_verify_ignores_it_and_a_rerun_leaves_it(page: Path) -> None:
+    from runner.output.verification import verify
+
+    assert verify(page.parent).damages == []
+
+
+def test_it_leaves_nothing_else_behind(page: Path) -> None:
+    assert not list((page.parent / ".runner").glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["nowhere"], "nowhere: there is no job"),
+        (["a", "b"], "give one output folder, not 2"),
+        (["a", "cost.dolars=1"], "cost.dolars=1: no such setting"),
+        (["a", "samples=-1"], "samples=-1: must be a whole number"),
+        (["a", "cost.dollars_per_gpu_hour=nan"], "must be a number"),
+    ],
+)
+def test_a_refusal_is_one_line_and_64(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 64
+    err = capsys.readouterr().err
+    assert part in err
+    assert err.count("\n") == 1
+
+
+def test_help_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_cards_say_what_is_wrong_with_an_answer() -> None:
+    line = {"row_id": 3, "sample_index": 1, "prompt": "p", "prompt_tokens": 1, "completion_tokens": 2}
+    card = answer_card({**line, "completion": "no " * 60, "finish_reason": "length", "label": None}, ["label"])
+    assert card["states"] == ["truncated", "repeated", "unparsed"]
+    assert card["title"] == "row 3, sample 1"
+    card = answer_card({**line, "completion": "\x1b", "prompt": None, "finish_reason": "stop"}, [])
+    assert (card["states"], card["answer"]) == ([], "\\x1b")
+    error = {"row_id": 1, "code": "c", "stage": "read", "message": "m", "raw": "r\x00", "mine": "\u202e"}
+    card = error_card(error, {"row_id", "code", "stage", "message", "raw"})
+    assert (card["answer"], "\\u202e" in card["prompt"]) == ("m\n\nr\\x00", True)
+
+
+def test_charts_escape_and_hold_every_bar() -> None:
+    assert bars([Bin(0, 10, 3), Bin(10, 20, 1)], '"<x>').count("<rect") == 2
+    assert "<x>" not in bars([Bin(0, 10, 3)], '"<x>') + lines([0.0, 1.0], {"<x>": [1.0, 2.0]}, "<x>")
+    assert lines([1.0], {"a": [1.0]}, "") == bars([], "") == ""
+
+
+def test_history_adds_up_runs_and_draws_the_last() -> None:
+    def sample(run: str, second: float, tokens: int, running: int) -> dict[str, object]:
+        engine = {"completion_tokens": tokens, "num_running": running, "prompt_tokens": 30, "cached_tokens": 10}
+        counts = {"samples": 1, "finished_tokens": tokens, "generating_seconds": second, "engine": engine}
+        said = f"the tail: the last {running} answers"
+        return {"kind": "sample", "run": run, "time": 100 + second, **counts, "bottleneck": said}
+
+    metrics = [{"kind": "start", "time": 0, "run": "a", "model": "m"}, sample("a", 10.0, 50, 4)]
+    metrics += [sample("b", second, int(10 * second), running) for second, running in ((1.0, 8), (2.0, 8), (8.0, 1))]
+    found = history_of(metrics)
+    assert (found.model, found.seconds, found.tokens, found.answers) == ("m", 18.0, 130, 2)
+    assert found.times == [1.0, 2.0, 8.0]
+    assert found.speed["answer tokens"] == [10.0, 10.0, 10.0]
+    assert found.notes()[:2] == [
+        "Bottleneck most of the time: the tail: the last 1 answers.",
+        "Tail: the last 6 s (75%) had less than half of the sequences running.",
+    ]
+    assert "25% of the prompt tokens" in found.notes()[2]
+    assert history_of([]).notes() == []
+
+
+@pytest.fixture(params=[(1200, 900, False), (390, 800, True)], ids=["desktop", "phone"])
+def browser(request: pytest.FixtureRequest, page: Path) -> Iterator[Browser]:
+    with Browser(*request.param) as found:
+        found.open(page)
+        yield found
+
+
+def search(browser: Browser, text: str) -> str:
+    typed = f"s.value = {json.dumps(text)}; s.dispatchEvent(new Event('input'))"
+    browser.run(f"const s = document.getElementById('search'); {typed}")
+    return browser.run("return document.getElementById('count').textContent")
+
+
+@in_a_browser
+def test_it_loads_without_errors_and_shows_hostile_text_as_text(browser: Browser) -> None:
+    assert browser.errors == []
+    assert browser.run("return document.title") == "<b>bold & name"
+    assert browser.run("return document.images.length + document.querySelectorAll('main b, main script').length") == 0
+    assert "</script><script>document.title='taken'" in browser.run("return document.querySelector('main').textContent")
+    assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert browser.run("return performance.getEntriesByType('resource').length") == 0
+
+
+@in_a_browser
+def test_search_and_filters_work(browser: Browser) -> None:
+    assert search(browser, "plain question 37") == "1 of 68"
+    assert browser.run("return document.querySelectorAll('.sample').length") == 1
+    assert (
+        browser.run("return [...document.querySelectorAll('mark')].map((m) => m.textContent)[0]") == "plain question 37"
+    )
+    assert search(browser, "nothing like it") == "0 of 68"
+    assert search(browser, "") == "68 of 68"
+    assert browser.run("return document.querySelectorAll('.sample').length") == 25
+    browser.run("document.getElementById('more').click()")
+    assert browser.run("return document.querySelectorAll('.sample').length") == 50
+    choose = "const f = document.getElementById('finish'); f.value = 'error'; f.dispatchEvent(new Event('input'))"
+    browser.run(choose)
+    assert browser.run("return document.getElementById('count').textContent") == "1 of 68"
+    assert "prompt_null" in browser.run("return document.querySelector('.sample').textContent")
+    assert browser.errors == []
+
+
+@in_a_browser
+def test_dark_is_dark(browser: Browser) -> None:
+    wants_dark = browser.run("return matchMedia('(prefers-color-scheme: dark)').matches")
+    red = browser.run("return Number(getComputedStyle(document.body).backgroundColor.match(/[0-9]+/)[0])")
+    assert (red < 60) == wants_dark
