@@ -7,7 +7,7 @@ PYTEST := HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(PY) -m pytest
 ARGS ?=
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help run test check test-faults test-fuzz bench clean
+.PHONY: help run test check test-faults test-slurm test-fuzz test-report bench clean
 .DEFAULT_GOAL := help
 
 help:  ## List these commands
