@@ -86,6 +86,7 @@ WORKLOADS = {
     "seed32": lambda: fixed(32, 128, 2048),
     "seed8k": lambda: fixed(32, 128, 8192),
     "mixed512": lambda: uniform(512, (100, 1024), (100, 1024), seed=0),
+    "mixed512b": lambda: uniform(512, (100, 1024), (100, 1024), seed=3),  # other prompts: the first run warms up
     "nano": lambda: uniform(256, (100, 1024), (100, 1024), seed=0),
     "short": lambda: uniform(20_000, (64, 256), (8, 64), seed=1),
     "prefix": lambda: behind_prefix(4000, 2048, 64, 128),
