@@ -58,7 +58,7 @@ def _checked_message(index: int, message: Any) -> Message:
     if not isinstance(message, dict):
         raise PromptError("malformed_messages", f"messages[{index}] is not an object with role and content")
     role, content = message.get("role"), message.get("content")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise PromptError(
             "malformed_messages", f"messages[{index}].role is {role!r}; known are {', '.join(sorted(_ROLES))}"
         )

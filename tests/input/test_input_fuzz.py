@@ -2,63 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from strict_json import Strict
 
 from runner.config import InputConfig
 from runner.input import InventoryReader, build_inventory
-from runner.input.json_lines import INT64_MAX, INT64_MIN, LineError, parse_line, parse_lines
+from runner.input.json_lines import LineError, parse_line, parse_lines
 from runner.types import SourceRow
 
 FRAGMENTS = [b"{", b"}", b"[", b"]", b'"', b":", b",", b'"a"', b'"b"', b"1", b"-1.5e3", b"null", b"true", b" ", b"\\",
              b"\\u0061", b"\xff", b"\xc3\xa9", b"9223372036854775808", b"1e999", b'{"a":1}', b'"x\\":"']  # fmt: skip
 lines = st.one_of(st.lists(st.sampled_from(FRAGMENTS), max_size=12).map(b"".join), st.binary(max_size=30))
-
-
-class Strict:
-    """What a row must be, by the standard library's parser."""
-
-    @staticmethod
-    def pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) < len(pairs):
-            raise ValueError("duplicate key")
-        return dict(pairs)
-
-    @staticmethod
-    def integer(text: str) -> int:
-        if not INT64_MIN <= int(text) <= INT64_MAX:
-            raise ValueError("out of range")
-        return int(text)
-
-    @staticmethod
-    def number(text: str) -> float:
-        if float(text) in (float("inf"), float("-inf")):
-            raise ValueError("out of range")
-        return float(text)
-
-    @staticmethod
-    def constant(text: str) -> float:
-        raise ValueError(text)
-
-    @classmethod
-    def parse(cls, line: bytes) -> dict[str, Any] | None:
-        try:
-            value = json.loads(
-                line.decode("utf-8"),
-                object_pairs_hook=cls.pairs,
-                parse_int=cls.integer,
-                parse_float=cls.number,
-                parse_constant=cls.constant,
-            )
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-        except ValueError:
-            return None
-        return value if isinstance(value, dict) else None
 
 
 @settings(max_examples=2000, deadline=None)

@@ -119,6 +119,13 @@ def test_a_conversation_and_tools_may_be_json_text(tool_tokenizer: TextTokenizer
     assert error(bad).code == "malformed_request"
 
 
+@pytest.mark.parametrize("role", [["user"], {"user": 1}, 1, None, "me"])
+def test_a_role_that_is_none_costs_only_its_row(tokenizer: TextTokenizer, role: Any) -> None:
+    bad, good = render(tokenizer, {"messages": [{"role": role, "content": "x"}]}, {"messages": [USER]})
+    assert error(bad).code == "malformed_messages" and "messages[0].role" in error(bad).message
+    assert request(good).messages == [USER]
+
+
 def test_a_template_takes_precedence_over_the_job(tokenizer: TextTokenizer) -> None:
     job = FixedJob(AssertionError("never asked"))
     made = request(render(tokenizer, {"topic": "cats"}, job=job, template="On {{ topic }}", chat=False)[0])
