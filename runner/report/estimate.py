@@ -112,7 +112,7 @@ def _by_roofline(config: RunnerConfig, card: Card, shape: ModelShape, demand: De
     reached = f"{card.reached[0]:.0%} to {card.reached[1]:.0%}"
     cards = f"{config.cost.num_cards} x {card.title}"
     line = f"  by the limits of {cards}: {_range(config, low, high)} (runs reach {reached} of the limits)"
-    return f"{line}\n  and a minute or two to load and compile"
+    return line if card.is_cpu else f"{line}\n  and a minute or two to load and compile"
 
 
 def _load(demand: Demand, mean_answer: float, num_cards: int) -> Load:
