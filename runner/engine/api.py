@@ -12,7 +12,7 @@ from runner.engine.settings import EngineSettings
 from runner.errors import ConfigError
 from runner.models import resolve_model
 from runner.seeds import sample_seed
-from runner.text import StopMatcher, TextTokenizer
+from runner.text import StopMatcher, TextTokenizer, checked_sampling, resolve_tokens
 from runner.types import EngineRequest, Message, Sample, SampleKey, SamplingParams
 
 _POLL_SECONDS = 1.0
@@ -100,19 +100,15 @@ class Engine:
         prompts: list[list[int]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
     ) -> list[RequestOutput]:
-        params = sampling_params or SamplingParams()
-        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        if len(each) != len(prompts):
-            raise ConfigError(
-                f"generate: {len(each)} sampling_params for {len(prompts)} prompts; give one, or one each"
-            )
+        each = self._each(sampling_params or SamplingParams(), len(prompts))
+        self._check_ids(prompts)
         first, self._next_id = self._next_id, self._next_id + len(prompts)
         requests = [
             EngineRequest(
                 first + i,
                 ids,
                 p,
-                tuple(sample_seed(self._seed if p.seed is None else p.seed, i, 0, k) for k in range(p.n)),
+                tuple(sample_seed(self._seed, i, 0, k) if p.seed is None else p.seed + k for k in range(p.n)),
                 tuple(range(p.n)),
                 stream=bool(p.stop),
             )
@@ -124,6 +120,21 @@ class Engine:
             for text, ids, samples, p in zip(texts, prompts, found, each, strict=True)
         ]
 
+    def _each(self, params: SamplingParams | Sequence[SamplingParams], count: int) -> list[SamplingParams]:
+        """The parameters of each prompt, checked, as the engine takes them."""
+        prefix = "SamplingParams."
+        if isinstance(params, SamplingParams):
+            return [resolve_tokens(checked_sampling(params, prefix), self.tokenizer, prefix)] * count
+        if len(params) != count:
+            raise ConfigError(f"generate: {len(params)} sampling_params for {count} prompts; give one, or one each")
+        return [resolve_tokens(checked_sampling(p, prefix), self.tokenizer, prefix) for p in params]
+
+    def _check_ids(self, prompts: list[list[int]]) -> None:
+        """An id that the model does not have would fail the whole step, and on a GPU the whole process."""
+        for i, ids in enumerate(prompts):
+            if ids and not 0 <= min(ids) <= max(ids) < self.tokenizer.num_tokens:
+                raise ConfigError(f"generate: prompt {i}: token ids go from 0 to {self.tokenizer.num_tokens - 1}")
+
     def _collect(self, requests: list[EngineRequest]) -> list[list[Sample]]:
         """Runs requests to their end; the samples of each. A stop string ends its sample as soon as it is seen."""
         first, missing = requests[0].request_id if requests else 0, sum(r.sampling.n for r in requests)
@@ -134,6 +145,8 @@ class Engine:
         while missing:
             for output in self._client.poll(_POLL_SECONDS):
                 which = output.request_id - first
+                if which < 0:
+                    continue  # of an earlier call that was interrupted
                 if isinstance(output, Sample):
                     found[which].append(output)
                     missing -= 1

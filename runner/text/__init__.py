@@ -5,7 +5,13 @@ from runner.text.chat import ChatError, RenderedChat
 from runner.text.detokenizer import IncrementalDetokenizer, StopHit, StopMatcher
 from runner.text.interface import PromptTokenizer
 from runner.text.reasoning import ReasoningMarks, reasoning_marks, split_reasoning
-from runner.text.sampling import eos_token_ids, load_generation_config, override_sampling, resolve_sampling
+from runner.text.sampling import (
+    checked_sampling,
+    eos_token_ids,
+    load_generation_config,
+    override_sampling,
+    resolve_sampling,
+)
 from runner.text.token_edits import resolve_tokens
 from runner.text.tokenizer import TextTokenizer
 
@@ -19,6 +25,7 @@ __all__ = [
     "StopHit",
     "StopMatcher",
     "TextTokenizer",
+    "checked_sampling",
     "eos_token_ids",
     "load_generation_config",
     "override_sampling",

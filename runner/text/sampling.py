@@ -80,6 +80,15 @@ def override_sampling(params: SamplingParams, values: Mapping[str, Any], prefix:
     return params
 
 
+def checked_sampling(params: SamplingParams, prefix: str) -> SamplingParams:
+    """A caller's own ``params`` with every value checked; single strings and lists become tuples."""
+    plain = SamplingParams()
+    given = {name: value for name in _NAMES if (value := getattr(params, name)) != getattr(plain, name)}
+    if "logit_bias" in given:
+        given["logit_bias"] = dict(given["logit_bias"])
+    return override_sampling(plain, given, prefix)
+
+
 def _check_together(params: SamplingParams, prefix: str) -> None:
     if params.min_tokens > params.max_tokens:
         raise ConfigError(f"{prefix}min_tokens={params.min_tokens} is over max_tokens={params.max_tokens}; lower it")

@@ -72,6 +72,43 @@ def test_the_library_gives_what_generate_gives(folder: Path) -> None:
     assert stopped[0].outputs[0].text == outputs[0].outputs[0].text[: len(stopped[0].outputs[0].text)]
 
 
+def test_the_library_takes_vllms_spellings_and_refuses_what_cannot_work(folder: Path) -> None:
+    def text(stop: object) -> str:
+        params = SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True, stop=stop)  # type: ignore[arg-type]
+        return engine.generate("hello there", params)[0].outputs[0].text
+
+    with Engine(str(folder), max_num_seqs=4, cpu_kv_cache_gib=0.1) as engine:
+        stop = text(())[4:7]
+        assert text(stop) == text([stop]) == text((stop,))  # one string, not its letters
+        with pytest.raises(ConfigError, match=r"SamplingParams\.temperature=-1"):
+            engine.generate("hello", SamplingParams(temperature=-1))
+        with pytest.raises(ConfigError, match="prompt 1: token ids go from 0 to"):
+            engine.generate([[5], [10**7]])
+
+
+def test_a_seed_of_the_callers_own_does_not_depend_on_the_place_of_the_prompt(folder: Path) -> None:
+    params = SamplingParams(max_tokens=8, ignore_eos=True, seed=42)
+    with Engine(str(folder), max_num_seqs=4, cpu_kv_cache_gib=0.1) as engine:
+        alone = engine.generate("some words", params)[0]
+        second = engine.generate(["hello there", "some words"], params)[1]
+    assert alone.outputs[0].token_ids == second.outputs[0].token_ids
+
+
+def test_answers_of_an_interrupted_call_do_not_reach_the_next(folder: Path) -> None:
+    params = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
+    with Engine(str(folder), max_num_seqs=4, cpu_kv_cache_gib=0.1) as engine:
+        expected = engine.generate("hello there", params)[0].outputs
+        poll, engine._client.poll = engine._client.poll, _interrupt  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            engine.generate(["some other words", "and more"], params)
+        engine._client.poll = poll  # type: ignore[method-assign]
+        assert engine.generate("hello there", params)[0].outputs == expected
+
+
+def _interrupt(timeout: float) -> list[Sample]:
+    raise KeyboardInterrupt
+
+
 def test_an_aborted_sample_comes_back_with_what_it_has(process: EngineProcess) -> None:
     process.submit([EngineRequest(i, [5, 6], FOREVER, (0,), stream=True) for i in range(2)])
     while not process.poll(1.0):
