@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 
 from runner.signals import Overdue, StopFlag
 
@@ -11,10 +12,15 @@ from runner.signals import Overdue, StopFlag
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
     stop = StopFlag().install()
+    return exit_code_of(lambda: _run(sys.argv[1:] if arguments is None else arguments, stop))
+
+
+def exit_code_of(work: Callable[[], int]) -> int:
+    """The exit code of a command that runs a job; what the user can act on is one line on stderr."""
     from runner.errors import ExitCode, RunnerError  # imported under the handlers, as everything heavier is
 
     try:
-        return _run(sys.argv[1:] if arguments is None else arguments, stop)
+        return work()
     except RunnerError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -184,6 +184,15 @@ class OutputConfig:
 @dataclass
 class ResumeConfig:
     accept: list[str] = runtime(list, "Names of changed settings to accept, e.g. [job.code]")
+    max_idle_attempts: int | None = runtime(None, "For a loop of restarts: exit 1 after so many that finished no row")
+
+
+@dataclass
+class RerunConfig:
+    """Does some lines of a finished job again, under other sampling settings if need be; all others stay."""
+
+    finish_reason: list[str] = runtime(list, "Answers that ended so: [length] with a higher sampling.max_tokens")
+    error_code: list[str] = runtime(list, "Rows and samples in errors/ with these codes; [any] takes all")
 
 
 @dataclass
@@ -259,6 +268,7 @@ class RunnerConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     resume: ResumeConfig = field(default_factory=ResumeConfig)
+    rerun: RerunConfig = field(default_factory=RerunConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     cost: CostConfig = field(default_factory=CostConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)

@@ -10,8 +10,10 @@ from typing import Any
 from runner.config import EngineKind, KeepPrompt, LoadFormat, RunnerConfig
 from runner.errors import ConfigError
 from runner.text import resolve_sampling
+from runner.types import FinishReason
 
 _REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+_ENDINGS = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.REPETITION)
 _PARTITION = re.compile(r"(\d+)/(\d+)")
 
 
@@ -43,6 +45,7 @@ RANGES = {
     "launch.array": Range(1),
     "launch.max_running": Range(1),
     "launch.cpus": Range(1),
+    "resume.max_idle_attempts": Range(1),
     "output.rows_per_shard": Range(1),
     "output.sync_seconds": Range(0, above=True),
     "output.max_error_rate": Range(0, 1),
@@ -74,6 +77,7 @@ def _problems(config: RunnerConfig) -> Iterator[str]:
     yield from _model(config)
     yield from _engine(config)
     yield from _output(config)
+    yield from _rerun(config)
     yield from _partition(config)
 
 
@@ -136,6 +140,15 @@ def _output(config: RunnerConfig) -> Iterator[str]:
         yield "output.dir: empty; give a folder"
     if output.keep_prompt is KeepPrompt.messages and not config.job.chat:
         yield "output.keep_prompt=messages: job.chat=false has no conversation to keep; use prompt or none"
+
+
+def _rerun(config: RunnerConfig) -> Iterator[str]:
+    rerun, known = config.rerun, [reason.value for reason in _ENDINGS]
+    for reason in rerun.finish_reason:
+        if reason not in known:
+            yield f"rerun.finish_reason=[{reason}]: no answer ends so; there are {', '.join(known)}"
+    if config.output.overwrite and (rerun.finish_reason or rerun.error_code):
+        yield "output.overwrite=true: leaves nothing for rerun to do again; drop one of the two"
 
 
 def _partition(config: RunnerConfig) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,26 @@ def compose(arguments: Iterable[str], config_dir: Path | None = None) -> RunnerC
     except OmegaConfBaseException as error:
         raise _explain(error, arguments) from None
     _fill_in(config)
+    check_combinations(config)
+    return config
+
+
+def recompose(recorded: Mapping[str, Any], own: Mapping[str, Any], arguments: list[str]) -> RunnerConfig:
+    """The settings of an earlier run with others in their place: ``own`` by dotted key, under ``arguments``.
+
+    Settings that a newer version has added take their defaults. Raises ConfigError as `compose` does.
+    """
+    overrides = [override.lstrip("+") for override in check(["job=recorded", *arguments], {"job": ["recorded"]})[1:]]
+    try:
+        tree = OmegaConf.merge(OmegaConf.structured(RunnerConfig), OmegaConf.create(dict(recorded)))
+        for key, value in own.items():
+            OmegaConf.update(tree, key, value)
+        tree = OmegaConf.merge(tree, OmegaConf.from_dotlist(overrides))
+        refuse_nested(OmegaConf.to_container(tree))
+        assert isinstance(tree, DictConfig)
+        config = _to_dataclasses(tree)
+    except OmegaConfBaseException as error:
+        raise _explain(error, arguments) from None
     check_combinations(config)
     return config
 

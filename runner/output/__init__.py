@@ -7,6 +7,7 @@ from runner.output.lock import supports_leases
 from runner.output.opening import OutputSpec, Summary
 from runner.output.output import Output, recorded_job
 from runner.output.ranges import Range
+from runner.output.rerun import SampleKeys, Selection
 from runner.output.survey import Attempt, Survey, Surveyor
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "Output",
     "OutputSpec",
     "Range",
+    "SampleKeys",
+    "Selection",
     "Summary",
     "Survey",
     "Surveyor",

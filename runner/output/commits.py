@@ -31,7 +31,8 @@ class Totals:
     """Sums over finished input rows.
 
     ``samples`` counts lines of data/, ``failed_rows`` rows with an error, ``failed_samples`` the samples that
-    the errors stand for, ``empty_rows`` rows that left neither data nor errors, ``errors`` records by code.
+    the errors stand for, ``empty_rows`` rows that left neither data nor errors, ``errors`` records by code,
+    ``finish_reasons`` lines of data/ by reason.
     """
 
     rows: int = 0
@@ -43,17 +44,23 @@ class Totals:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     errors: dict[str, int] = field(default_factory=dict)
+    finish_reasons: dict[str, int] = field(default_factory=dict)
 
     def add(self, other: Totals) -> None:
         for name, value in vars(other).items():
-            if name != "errors":
-                setattr(self, name, getattr(self, name) + value)
-        self.errors = dict(Counter(self.errors) + Counter(other.errors))
+            mine = getattr(self, name)
+            setattr(self, name, dict(Counter(mine) + Counter(value)) if isinstance(value, dict) else mine + value)
+
+    def remove(self, other: Totals) -> None:
+        """Takes back what `add` added."""
+        for name, value in vars(other).items():
+            mine = getattr(self, name)
+            setattr(self, name, dict(Counter(mine) - Counter(value)) if isinstance(value, dict) else mine - value)
 
 
 @dataclass(frozen=True)
 class Commit:
-    """Input rows [start, stop) are done; ``attempt`` staged the parts."""
+    """Input rows [start, stop) are done; ``attempt`` staged the parts, which have seen ``reruns``."""
 
     index: int
     generation: int
@@ -65,6 +72,7 @@ class Commit:
     errors: Part | None
     totals: Totals
     reason: str = ""
+    reruns: list[str] = field(default_factory=list)
 
     @property
     def is_tombstone(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,10 +24,11 @@ class Entries:
 
 
 def entry_schema(columns: Columns) -> pa.Schema:
-    """One line a row: its id, how many samples the job dropped, its records and its errors."""
+    """One line a row: its id, its range's generation, the number of samples dropped, its records and its errors."""
     return pa.schema(
         [
             pa.field("row_id", pa.int64()),
+            pa.field("generation", pa.int64()),
             pa.field("dropped", pa.int64()),
             pa.field("records", pa.list_(pa.struct(list(columns.data)))),
             pa.field("errors", pa.list_(pa.struct(list(columns.errors)))),
@@ -35,20 +36,26 @@ def entry_schema(columns: Columns) -> pa.Schema:
     )
 
 
-def encode(results: Sequence[RowResult], columns: Columns) -> pa.RecordBatch:
-    """A batch of `entry_schema`, sorted by row. A record that does not fit the schema becomes an error of its row."""
+def encode(
+    results: Sequence[RowResult], columns: Columns, generation_of: Callable[[int], int] = lambda _: 1
+) -> pa.RecordBatch:
+    """A batch of `entry_schema`, sorted by row. A record that does not fit the schema becomes an error of its row.
+
+    ``generation_of`` gives, by row, the generation of the parts that its result goes into.
+    """
     try:
-        return _encode(results, columns)
+        return _encode(results, columns, generation_of)
     except Misfit:
-        return _encode([_fitting(result, columns) for result in results], columns)
+        return _encode([_fitting(result, columns) for result in results], columns, generation_of)
 
 
-def _encode(results: Sequence[RowResult], columns: Columns) -> pa.RecordBatch:
+def _encode(results: Sequence[RowResult], columns: Columns, generation_of: Callable[[int], int]) -> pa.RecordBatch:
     results = sorted(results, key=lambda result: result.row_id)
     records = [record for result in results for record in result.records]
     errors = [error_record(error, columns) for result in results for error in result.errors]
     arrays = [
         pa.array([result.row_id for result in results], pa.int64()),
+        pa.array([generation_of(result.row_id) for result in results], pa.int64()),
         pa.array([result.dropped for result in results], pa.int64()),
         _lists([len(result.records) for result in results], to_batch(records, columns.data)),
         _lists([len(result.errors) for result in results], to_batch(errors, columns.errors)),
@@ -77,9 +84,9 @@ def decode(batch: pa.RecordBatch, columns: Columns, rows_per_shard: int) -> dict
         part = batch.slice(start, stop - start)
         found[index] = Entries(
             row_ids=row_ids[start:stop],
-            dropped=sum(part.column(1).to_pylist()),
-            data=_flat(part.column(2), columns.data),
-            errors=_flat(part.column(3), columns.errors),
+            dropped=sum(part.column(2).to_pylist()),
+            data=_flat(part.column(3), columns.data),
+            errors=_flat(part.column(4), columns.errors),
         )
         start = stop
     return found

@@ -5,29 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runner.errors import ConfigError, DamageError, LockedError
+import pyarrow as pa
+
+from runner.errors import ConfigError, DamageError, LockedError, StorageError
 from runner.output.card import render_card
 from runner.output.columns import Columns
-from runner.output.commits import Commit, StateDigest, Totals, read_commits
+from runner.output.commits import Commit, StateDigest, Totals, newest_generations, read_commits
 from runner.output.disk import Disk
 from runner.output.job import JobRecord
 from runner.output.layout import DATA, ERRORS, KINDS, Layout, part_index
 from runner.output.lock import FolderLock, held_locks
 from runner.output.ranges import bounds, is_covered, num_ranges
+from runner.output.rerun import Rerun
 from runner.output.sealed import seal
+from runner.output.shards import check_part
 
 _GUARD_SECONDS = 60.0
 
 
 @dataclass
 class Folder:
-    """An output folder with its job. ``commits`` holds the record that counts for each range known here."""
+    """An output folder with its job. ``commits`` holds the record that counts for each range known here.
+
+    ``rerun`` is what this run does in the place of what is missing.
+    """
 
     disk: Disk
     layout: Layout
     job: JobRecord
     columns: Columns
     commits: dict[int, Commit] = field(default_factory=dict)
+    rerun: Rerun | None = None
 
     def __post_init__(self) -> None:
         self._digest = StateDigest()
@@ -58,26 +66,45 @@ class Folder:
         """Whether the parts are in place, judged by their size and by nothing waiting on the stage."""
         layout, disk = self.layout, self.disk
         for kind, part in commit.parts():
-            if disk.size(layout.staged(commit.attempt, kind, commit.index)) is not None:
+            if disk.size(layout.staged(commit.attempt, kind, commit.index, commit.generation)) is not None:
                 return False
             if disk.size(layout.part(kind, commit.index)) != part.bytes:
                 return False
-        return commit.errors is not None or disk.size(layout.part(ERRORS, commit.index)) is None
+        return True
 
     def publish(self, commit: Commit) -> None:
         """Moves a commit's parts from the stage to their names; harmless when they are there already.
 
-        Raises `DamageError` when a committed part is nowhere.
+        A writer that slept through its own publication finds nothing staged, so it moves nothing over a newer
+        generation. Raises `DamageError` when a committed part is nowhere.
         """
         for kind, part in commit.parts():
             target = self.layout.part(kind, commit.index)
-            self.disk.rename(self.layout.staged(commit.attempt, kind, commit.index), target)
-            if self.disk.size(target) != part.bytes:
+            self.disk.rename(self.layout.staged(commit.attempt, kind, commit.index, commit.generation), target)
+            if self.disk.size(target) != part.bytes and not self.is_superseded(commit):
                 raise DamageError(
                     f"output.dir: {target} is missing or damaged; run python -m runner.repair {self.layout.root}"
                 )
-        if commit.errors is None:
-            self.disk.unlink(self.layout.part(ERRORS, commit.index))
+
+    def is_superseded(self, commit: Commit) -> bool:
+        """Whether another run has committed a newer generation of the same range."""
+        return newest_generations(self.disk, self.layout).get(commit.index, 0) > commit.generation
+
+    def read_parts(self, commit: Commit) -> tuple[pa.Table, pa.Table | None]:
+        """Data and errors of a published commit; raises `DamageError`, or `LockedError` once it is superseded."""
+        tables: dict[str, pa.Table] = {}
+        schemas = {DATA: self.columns.data, ERRORS: self.columns.errors}
+        for kind, part in commit.parts():
+            path = self.layout.part(kind, commit.index)
+            try:
+                tables[kind] = check_part(self.disk.read(path), part, schemas[kind])
+            except (ValueError, StorageError) as error:
+                if self.is_superseded(commit):
+                    raise LockedError(f"output.dir: another runner works on {self.layout.root}; stop one") from error
+                raise DamageError(
+                    f"output.dir: {path} is damaged ({error}); run python -m runner.repair {self.layout.root}"
+                ) from error
+        return tables[DATA], tables.get(ERRORS)
 
     def sync_parts(self) -> None:
         for kind in KINDS:
@@ -102,9 +129,15 @@ class Folder:
 
     def write_card(self) -> None:
         """Replaces the card by one for the commits known here. Its name is not yet durable."""
-        has_errors = any(part_index(name) is not None for name in self.disk.names(self.layout.root / ERRORS))
+        has_errors = any(map(self._has_lines, self.disk.names(self.layout.root / ERRORS)))
         card = render_card(self.job.name, str(self.layout.root), self._digest.hex(), has_errors=has_errors)
         self.disk.replace(self.layout.card, card, self.layout.hidden)
+
+    def _has_lines(self, name: str) -> bool:
+        """Whether a file of errors/ holds any; a rerun may have left none, and an empty config does not load."""
+        index = part_index(name)
+        commit = self.commits.get(index) if index is not None else None
+        return index is not None and (commit is None or commit.errors is None or commit.errors.rows > 0)
 
     def is_complete(self, num_rows: int) -> bool:
         """Whether every range of every partition is committed and in place."""

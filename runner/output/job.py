@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,10 @@ _SHOWN_CHARS = 60
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What `.runner/job.json` holds. ``inventory`` is the caller's, kept as it is; ``columns`` is for people."""
+    """What `.runner/job.json` holds. ``inventory`` and ``command`` are the caller's, kept as they are.
+
+    ``columns`` is for people. ``rerun`` is the one that has begun and not ended, ``reruns`` are those that ended.
+    """
 
     name: str
     job_id: str
@@ -37,6 +40,9 @@ class JobRecord:
     error_names: dict[str, str] = field(default_factory=dict)
     columns: list[str] = field(default_factory=list)
     accepted: list[dict[str, Any]] = field(default_factory=list)
+    command: dict[str, Any] = field(default_factory=dict)
+    rerun: dict[str, Any] | None = None
+    reruns: list[dict[str, Any]] = field(default_factory=list)
     format_version: int = FORMAT_VERSION
 
     def fingerprint_digest(self) -> str:
@@ -96,16 +102,22 @@ def normal(values: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(dict(values), sort_keys=True, default=str))
 
 
-def admit(job: JobRecord, spec: JobRecord, accept: Collection[str], growable: Collection[str]) -> JobRecord:
+def admit(
+    job: JobRecord,
+    spec: JobRecord,
+    accept: Collection[str],
+    growable: Collection[str],
+    is_free: Callable[[str], bool] = lambda _: False,
+) -> JobRecord:
     """The job as it goes on under the settings of ``spec``: ``job`` itself when nothing changed.
 
     A changed setting is refused unless ``accept`` names it; those in ``growable`` may change while the input
-    only grows. Raises `ConfigError` with every difference.
+    only grows, and those that are free are not looked at. Raises `ConfigError` with every difference.
     """
     changes = {
         key: (job.fingerprint.get(key), spec.fingerprint.get(key))
         for key in sorted(job.fingerprint.keys() | spec.fingerprint.keys())
-        if job.fingerprint.get(key) != spec.fingerprint.get(key)
+        if job.fingerprint.get(key) != spec.fingerprint.get(key) and not is_free(key)
     }
     grown = {key for key in changes if key in growable}
     refused = {key: pair for key, pair in changes.items() if key not in grown and key not in accept}
@@ -123,12 +135,18 @@ def admit(job: JobRecord, spec: JobRecord, accept: Collection[str], growable: Co
             job,
             num_rows=spec.num_rows,
             inventory=spec.inventory,
+            command=spec.command,
             fingerprint={**job.fingerprint, **{key: spec.fingerprint.get(key) for key in grown}},
         )
     if accepted:
         log = [{"key": key, "old": old, "new": new} for key, (old, new) in accepted.items()]
         values = {key: spec.fingerprint.get(key) for key in accepted}
-        job = replace(job, fingerprint={**job.fingerprint, **values}, accepted=[*job.accepted, *log])
+        job = replace(
+            job,
+            command=spec.command,
+            fingerprint={**job.fingerprint, **values},
+            accepted=[*job.accepted, *log],
+        )
     return job
 
 
@@ -168,6 +186,7 @@ def job_record(
     rows_per_shard: int,
     num_rows: int,
     inventory: Mapping[str, Any],
+    command: Mapping[str, Any],
 ) -> JobRecord:
     """The record of a new job."""
     return JobRecord(
@@ -179,6 +198,7 @@ def job_record(
         rows_per_shard=rows_per_shard,
         num_rows=num_rows,
         inventory=normal(inventory),
+        command=normal(command),
         source=list(columns.source),
         names=dict(columns.names),
         error_names=dict(columns.error_names),

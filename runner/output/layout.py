@@ -12,6 +12,7 @@ KINDS = (DATA, ERRORS)
 
 _PART = re.compile(r"part-(\d{5,})\.arrow")
 _COMMIT = re.compile(r"part-(\d{5,})\.g(\d+)\.json")
+_STAGED = re.compile(r"(?:data|errors)-(\d{5,})\.g(\d+)\.arrow")
 _LEASE = re.compile(r"part-(\d{5,})\.e(\d+)")
 _HOLDER = re.compile(r"\.(\d{6,})\.json")
 _JOURNAL = re.compile(r"(\d{6,})-(\d{4,})\.arrows")
@@ -75,8 +76,8 @@ class Layout:
     def part(self, kind: str, index: int) -> Path:
         return self.root / kind / f"part-{index:05d}.arrow"
 
-    def staged(self, attempt: int, kind: str, index: int) -> Path:
-        return self.stage / f"{attempt:06d}" / f"{kind}-{index:05d}.arrow"
+    def staged(self, attempt: int, kind: str, index: int, generation: int) -> Path:
+        return self.stage / f"{attempt:06d}" / f"{kind}-{index:05d}.g{generation}.arrow"
 
     def commit(self, index: int, generation: int) -> Path:
         return self.commits / f"part-{index:05d}.g{generation}.json"
@@ -117,6 +118,12 @@ def commit_key(name: str) -> tuple[int, int] | None:
 def journal_key(name: str) -> tuple[int, int] | None:
     """(attempt, segment) of a journal's name, None for another file."""
     match = _JOURNAL.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def staged_key(name: str) -> tuple[int, int] | None:
+    """(range, generation) of a staged part's name, None for another file."""
+    match = _STAGED.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
 
 

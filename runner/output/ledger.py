@@ -17,7 +17,7 @@ from runner.output.entries import decode, encode, entry_schema
 from runner.output.folder import Folder
 from runner.output.journal import JournalWriter
 from runner.output.layout import DATA, ERRORS
-from runner.output.ranges import OpenRange
+from runner.output.ranges import OpenRange, totals_of
 from runner.output.shards import build, write_part
 from runner.types import RowResult
 
@@ -32,7 +32,8 @@ class Ledger:
     ) -> None:
         self.totals = folder.totals()
         for item in open_ranges.values():
-            self.totals.add(item.totals)
+            if not item.is_rerun:
+                self.totals.add(item.totals)
         self._folder = folder
         self._attempt = attempt
         self._open = open_ranges
@@ -51,19 +52,23 @@ class Ledger:
 
     def absorb(self, results: Sequence[RowResult]) -> None:
         """Journals finished rows and commits the ranges that they complete."""
-        batch = encode(results, self._folder.columns)
-        entries = decode(batch, self._folder.columns, self._folder.job.rows_per_shard)
+        size = self._folder.job.rows_per_shard
+        batch = encode(results, self._folder.columns, lambda row_id: self._open[row_id // size].generation)
+        entries = decode(batch, self._folder.columns, size)
         journal = self._open_journal()
         journal.ranges.update(entries)
         journal.append(batch)
         for index, part in entries.items():
-            self.totals.add(self._open[index].add(part, self._folder.columns))
+            new = self._open[index].add(part, self._folder.columns)
+            if not self._open[index].is_rerun:  # its rows are counted already
+                self.totals.add(new)
         self.commit_complete(entries)
 
     def adopt(self, item: OpenRange) -> None:
         """Takes up a range that was leased after the start, with what journals held of it."""
         self._open[item.index] = item
-        self.totals.add(item.totals)
+        if not item.is_rerun:
+            self.totals.add(item.totals)
         self.commit_complete([item.index])
 
     def commit_complete(self, indices: Iterable[int]) -> None:
@@ -131,21 +136,32 @@ class Ledger:
             folder.refresh_card()
         else:
             self._yield_to_winner(commit)
+        self._recount(item)
+
+    def _recount(self, item: OpenRange) -> None:
+        """Counts a range by its commit, in the place of what it was counted by before."""
+        if item.base is not None:
+            self.totals.remove(item.base.totals)
+        if not item.is_rerun:
+            self.totals.remove(item.totals)
+        self.totals.add(self._folder.commits[item.index].totals)
 
     def _stage(self, item: OpenRange) -> Commit:
         """Writes the range's parts where no reader looks. Durable on return."""
         folder, columns = self._folder, self._folder.columns
         layout, disk = folder.layout, folder.disk
-        data = build(item.data, columns.data, columns.key)
-        errors = build(item.errors, columns.errors, columns.error_key)
-        paths = {kind: layout.staged(self._attempt, kind, item.index) for kind in (DATA, ERRORS)}
+        data, errors = self._tables(item)
+        totals = totals_of(item.stop - item.start, _dropped(item), data, errors, columns)
+        paths = self._staged_paths(item.index, item.generation)
         if not self._staged:
             disk.make_dir(paths[DATA].parent)
             disk.sync_dir(layout.stage)
             self._staged = True
         try:
             data_part = write_part(disk, paths[DATA], data)
-            error_part = write_part(disk, paths[ERRORS], errors) if errors.num_rows else None
+            # No file is ever removed from errors/, which a stale writer could do late: it is replaced by an empty one.
+            has_errors = errors.num_rows > 0 or (item.base is not None and item.base.errors is not None)
+            error_part = write_part(disk, paths[ERRORS], errors) if has_errors else None
         except StorageError:
             self._unstage(paths.values())
             raise
@@ -159,8 +175,23 @@ class Ledger:
             fingerprint=folder.job.fingerprint_digest(),
             data=data_part,
             errors=error_part,
-            totals=item.totals,
+            totals=totals,
+            reruns=[*item.base.reruns, folder.rerun.name] if item.base and folder.rerun else [],
         )
+
+    def _tables(self, item: OpenRange) -> tuple[pa.Table, pa.Table]:
+        """All lines of a range, new ones and those that it takes over, in their order."""
+        columns = self._folder.columns
+        data, errors = list(item.data), list(item.errors)
+        if item.base is not None:
+            kept = item.kept()
+            data += kept.data.to_batches()
+            errors += kept.errors.to_batches() if kept.errors is not None else []
+        return build(data, columns.data, columns.key), build(errors, columns.errors, columns.error_key)
+
+    def _staged_paths(self, index: int, generation: int) -> dict[str, Path]:
+        layout = self._folder.layout
+        return {kind: layout.staged(self._attempt, kind, index, generation) for kind in (DATA, ERRORS)}
 
     def _unstage(self, paths: Iterable[Path]) -> None:
         """Gives the space of a half-written part back; the first error is the one to report."""
@@ -171,11 +202,16 @@ class Ledger:
     def _yield_to_winner(self, commit: Commit) -> None:
         """Another attempt committed this range first: its parts count, ours go."""
         folder = self._folder
-        self._unstage([folder.layout.staged(self._attempt, kind, commit.index) for kind in (DATA, ERRORS)])
+        self._unstage(self._staged_paths(commit.index, commit.generation).values())
         generation = newest_generations(folder.disk, folder.layout)[commit.index]
         folder.add_commit(read_commit(folder.disk, folder.layout, commit.index, generation))
 
 
 def journal_schema(folder: Folder) -> pa.Schema:
-    """Ties a journal to its job: one of a job that was overwritten must never be replayed."""
-    return entry_schema(folder.columns).with_metadata({"job": folder.job.job_id})
+    """Ties a journal to its job and its rerun: one of a job that was overwritten must never be replayed."""
+    rerun = folder.rerun.name if folder.rerun else ""
+    return entry_schema(folder.columns).with_metadata({"job": folder.job.job_id, "rerun": rerun})
+
+
+def _dropped(item: OpenRange) -> int:
+    return item.totals.dropped + (item.base.totals.dropped if item.base else 0)

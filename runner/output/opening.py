@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runner.errors import StorageError
+from runner.errors import ConfigError, StorageError
 from runner.output.columns import Columns
 from runner.output.commits import Totals
 from runner.output.disk import Disk
 from runner.output.folder import Folder, guard
-from runner.output.job import JobRecord, admit, job_record, read_job, rewrite_job, write_new_job
+from runner.output.job import JobRecord, admit, job_record, normal, read_job, rewrite_job, write_new_job
 from runner.output.layout import Layout
+from runner.output.ranges import bounds, is_covered, num_ranges
+from runner.output.rerun import Rerun, Selection, name_rerun
 
 _LOCK_SECONDS = 3.0
 
@@ -29,7 +31,8 @@ class OutputSpec:
     ``inventory`` is kept with the job for the caller and handed back by `recorded_job`. ``partition`` is
     (w, W): this run does the ranges k with k mod W = w; None: it leases ranges, and a lease without a sign of
     life for ``lease_seconds`` is free for others. At most ``max_open_ranges`` are in work at once. ``task`` names
-    the run for people.
+    the run for people. ``command`` is kept with the job as ``inventory`` is. With ``selection`` the run does lines
+    of a finished job again, and nothing else.
     """
 
     job_name: str
@@ -47,6 +50,18 @@ class OutputSpec:
     lock_seconds: float = _LOCK_SECONDS
     lease_seconds: float = 120.0
     task: str = ""
+    command: Mapping[str, Any] = field(default_factory=dict)
+    selection: Selection | None = None
+
+    def admit(self, job: JobRecord, asked: JobRecord) -> JobRecord:
+        """The recorded job as it goes on under this spec; raises `ConfigError` where it may not."""
+        is_free = self.selection.is_free if self.selection else lambda _: False
+        return admit(job, asked, self.accept, self.growable, is_free)
+
+    def rerun_of(self, job: JobRecord) -> Rerun | None:
+        if self.selection is None:
+            return None
+        return name_rerun(self.selection, job, normal(self.fingerprint))
 
 
 @dataclass(frozen=True)
@@ -73,26 +88,63 @@ def asked_job(spec: OutputSpec) -> JobRecord:
         spec.rows_per_shard,
         spec.num_rows,
         spec.inventory,
+        spec.command,
     )
 
 
 def is_done(folder: Folder, spec: OutputSpec) -> bool:
-    """Whether every range of the job was done before; loads the commits if so."""
-    if folder.disk.size(folder.layout.success) is None:
+    """Whether there is nothing to do; loads the commits if so.
+
+    A rerun that was killed takes nothing from a job that was done: only its own command goes on with it.
+    """
+    if folder.disk.size(folder.layout.success) is None and (folder.job.rerun is None or folder.rerun is not None):
         return False
     folder.load_commits()
+    if folder.rerun is not None and any(map(folder.rerun.is_due, folder.commits.values())):
+        return False
     return folder.is_complete(spec.num_rows)
 
 
 def settle_job(disk: Disk, layout: Layout, asked: JobRecord, spec: OutputSpec) -> JobRecord:
     """The job that this run goes on with: recorded, and durable."""
     with guard(layout):
-        if write_new_job(disk, layout, asked):
+        if spec.selection is None and write_new_job(disk, layout, asked):
             return asked
         job = read_job(disk, layout)
         if job is None:
             raise StorageError(f"output.dir: {layout.job} vanished while this run began; run again")
-        settled = admit(job, asked, spec.accept, spec.growable)
+        settled = spec.admit(job, asked)
+        rerun = spec.rerun_of(settled)
+        if rerun is not None:
+            settled = replace(settled, rerun=rerun.record())
         if settled != job:
             rewrite_job(disk, layout, settled)
         return settled
+
+
+def refuse_rerun(layout: Layout, spec: OutputSpec, job: JobRecord | None, folder: Folder | None) -> None:
+    """A rerun begins where all rows are done: under its settings no other row may be generated."""
+    if spec.selection is None:
+        return
+    if folder is None or job is None:
+        raise ConfigError(f"rerun: {layout.root} holds no job yet; run it without rerun first")
+    if spec.num_rows != job.num_rows:
+        raise ConfigError(
+            f"rerun: the input has {spec.num_rows} rows and the job {job.num_rows}; give the input of the whole job, "
+            "or run it without rerun first"
+        )
+    folder.load_commits()
+    ranges = range(num_ranges(job, job.num_rows))
+    left = [index for index in ranges if not is_covered(folder.commits.get(index), bounds(job, index, job.num_rows)[1])]
+    if left:
+        raise ConfigError(f"rerun: {len(left)} ranges of this job are not done yet; run it without rerun first")
+
+
+def end_rerun(folder: Folder) -> None:
+    """Notes that the folder's rerun has ended once no range of any partition is left to it. Call it under the guard."""
+    job = read_job(folder.disk, folder.layout)
+    if folder.rerun is None or job is None or any(map(folder.rerun.is_due, folder.commits.values())):
+        return
+    if job.rerun is not None and job.rerun["name"] == folder.rerun.name:
+        folder.job = replace(job, rerun=None, reruns=[*job.reruns, job.rerun])
+        rewrite_job(folder.disk, folder.layout, folder.job)

@@ -10,12 +10,12 @@ from runner.output.columns import Columns
 from runner.output.commits import Totals
 from runner.output.disk import Disk
 from runner.output.folder import Folder, clear_folder, guard, make_folder, make_part_dirs, refuse_foreign
-from runner.output.job import JobRecord, admit, read_job
+from runner.output.job import JobRecord, read_job
 from runner.output.layout import Layout
 from runner.output.leases import Leases
 from runner.output.ledger import Ledger
 from runner.output.lock import FolderLock
-from runner.output.opening import OutputSpec, Summary, asked_job, is_done, settle_job
+from runner.output.opening import OutputSpec, Summary, asked_job, end_rerun, is_done, refuse_rerun, settle_job
 from runner.output.ranges import OpenRange, Range, num_ranges, owned
 from runner.output.recovery import new_attempt, open_ranges, replay, roll_forward, sweep_stage
 from runner.output.share import FixedShare, LeasedShare, Share
@@ -63,18 +63,21 @@ class Output:
         job = read_job(disk, layout)
         if job is None:
             refuse_foreign(disk, layout)
+            refuse_rerun(layout, spec, None, None)
         else:
-            folder = Folder(disk, layout, admit(job, asked, spec.accept, spec.growable), spec.columns)
+            folder = Folder(disk, layout, spec.admit(job, asked), spec.columns, rerun=spec.rerun_of(job))
             if folder.job == job and is_done(folder, spec):
                 folder.mend_card()
                 return cls(folder, spec, lock=None, is_done=True)
+            refuse_rerun(layout, spec, job, folder)
         make_folder(disk, layout)
         lock = None
         if spec.partition is not None:
             lock = FolderLock(layout.lock(spec.partition), wait_seconds=spec.lock_seconds)
         output = None
         try:
-            folder = Folder(disk, layout, settle_job(disk, layout, asked, spec), spec.columns)
+            job = settle_job(disk, layout, asked, spec)
+            folder = Folder(disk, layout, job, spec.columns, rerun=spec.rerun_of(job))
             output = cls(folder, spec, lock)
             output._recover()
             return output
@@ -149,6 +152,14 @@ class Output:
         return self._share.left
 
     @property
+    def rows_to_redo(self) -> int:
+        """At most so many finished rows a rerun has still to do again; of all partitions."""
+        rerun, commits = self._folder.rerun, self._folder.commits.values()
+        return (
+            sum(rerun.selection.num_lines(commit.totals) for commit in commits if rerun.is_due(commit)) if rerun else 0
+        )
+
+    @property
     def totals(self) -> Totals:
         """The sums over all rows that are committed or journalled; lags behind `write` by up to a second."""
         return self._writer.totals if self._writer else self._folder.totals()
@@ -198,10 +209,11 @@ class Output:
             with guard(folder.layout):
                 folder.load_commits()
                 roll_forward(folder, self._own())
+                end_rerun(folder)
                 is_told = folder.disk.size(folder.layout.success) is not None
                 if not is_told:
                     folder.write_card()
-                if not is_told and folder.is_complete(folder.job.num_rows):
+                if not is_told and folder.job.rerun is None and folder.is_complete(folder.job.num_rows):
                     folder.succeed()
         return Summary(self.path, folder.totals(), folder.is_complete(self._spec.num_rows), len(folder.commits))
 

@@ -6,19 +6,19 @@ import json
 import os
 import socket
 from collections.abc import Collection, Iterable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
-from runner.errors import DamageError
 from runner.output.commits import Commit
 from runner.output.entries import decode, select
 from runner.output.folder import Folder
 from runner.output.journal import read_journal
-from runner.output.layout import DATA, ERRORS, KINDS, journal_key
+from runner.output.layout import KINDS, journal_key, staged_key
 from runner.output.ledger import journal_schema
 from runner.output.ranges import OpenRange, bounds, is_covered
-from runner.output.shards import check_part
+from runner.output.rerun import Split
 
 
 def new_attempt(folder: Folder, partition: tuple[int, int] | None, task: str = "") -> int:
@@ -33,6 +33,7 @@ def new_attempt(folder: Folder, partition: tuple[int, int] | None, task: str = "
     used += [key[0] for name in disk.names(layout.journals) if (key := journal_key(name))]
     number = max(used) + 1
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "partition": _shown(partition), "task": task}
+    holder["rerun"] = _rerun_name(folder)
     while not disk.claim(layout.attempt(number), json.dumps(holder).encode()):
         number += 1
     return number
@@ -72,39 +73,47 @@ def sweep_stage(folder: Folder) -> None:
     disk, layout = folder.disk, folder.layout
     for attempt in disk.names(layout.stage):
         for name in disk.names(layout.stage / attempt):
-            kind, _, number = name.partition(".")[0].partition("-")
-            commit = folder.commits.get(int(number)) if kind in KINDS and number.isdigit() else None
-            if commit is not None and not commit.is_tombstone and commit.attempt != int(attempt):
+            index, generation = staged_key(name) or (-1, 0)
+            commit = folder.commits.get(index)
+            if commit is not None and commit.generation >= generation and commit.attempt != int(attempt):
                 disk.unlink(layout.stage / attempt / name)
 
 
 def open_ranges(folder: Folder, own: Iterable[int], num_rows: int) -> dict[int, OpenRange]:
-    """The ranges that still lack a commit, with what an earlier, shorter generation of them holds."""
+    """The ranges that still lack a commit, also those that an earlier generation holds less of; or a rerun's."""
+    if folder.rerun is not None:
+        return _due(folder, own)
     found = {}
     for index in own:
         start, stop = bounds(folder.job, index, num_rows)
         commit = folder.commits.get(index)
         if commit is not None and is_covered(commit, stop):
             continue
-        item = OpenRange(index, start, stop, commit.generation + 1 if commit else 1)
-        if commit is not None and not commit.is_tombstone:
-            item.add_committed(commit, *_committed_tables(folder, commit))
-        found[index] = item
+        base = None if commit is None or commit.is_tombstone else commit
+        split = partial(_kept, folder, base) if base else None
+        found[index] = OpenRange(index, start, stop, commit.generation + 1 if commit else 1, base, split)
     return found
 
 
-def _committed_tables(folder: Folder, commit: Commit) -> tuple[pa.Table, pa.Table | None]:
-    tables: dict[str, pa.Table] = {}
-    schemas = {DATA: folder.columns.data, ERRORS: folder.columns.errors}
-    for kind, part in commit.parts():
-        path = folder.layout.part(kind, commit.index)
-        try:
-            tables[kind] = check_part(folder.disk.read(path), part, schemas[kind])
-        except ValueError as error:
-            raise DamageError(
-                f"output.dir: {path} is damaged ({error}); run python -m runner.repair {folder.layout.root}"
-            ) from error
-    return tables[DATA], tables.get(ERRORS)
+def _kept(folder: Folder, commit: Commit) -> Split:
+    """What a newer generation takes over from a commit."""
+    data, errors = folder.read_parts(commit)
+    if folder.rerun is None:
+        return Split({}, data, errors)
+    return folder.rerun.selection.split(data, errors, folder.columns)
+
+
+def _due(folder: Folder, own: Iterable[int]) -> dict[int, OpenRange]:
+    """The ranges with lines that the folder's rerun has still to do."""
+    found = {}
+    for index in own:
+        commit = folder.commits.get(index)
+        if commit is not None and folder.rerun is not None and folder.rerun.is_due(commit):
+            split = partial(_kept, folder, commit)
+            found[index] = OpenRange(
+                index, commit.start, commit.stop, commit.generation + 1, commit, split, is_rerun=True
+            )
+    return found
 
 
 def replay(
@@ -131,7 +140,7 @@ def replay(
             needed |= _restore(folder, ranges, batch)
         if needed:
             disk.sync_again(path)
-        if _partition_of(folder, key[0]) == _shown(partition):
+        if _work_of(folder, key[0]) == (_shown(partition), _rerun_name(folder)):
             own[path] = needed
     return own
 
@@ -149,25 +158,34 @@ def journalled_ranges(folder: Folder) -> dict[int, set[int]]:
 
 
 def _restore(folder: Folder, ranges: dict[int, OpenRange], batch: pa.RecordBatch) -> set[int]:
-    """Returns the open ranges that the batch holds rows of."""
+    """Returns the ranges for whose sake the journal is kept: open ones, and those that a longer input will open."""
     size = folder.job.rows_per_shard
     row_ids: list[int] = batch.column(0).to_pylist()
     wanted = []
-    for row_id in row_ids:
+    for row_id, generation in zip(row_ids, batch.column(1).to_pylist(), strict=True):
         item = ranges.get(row_id // size)
-        wanted.append(item is not None and item.lacks(row_id))
+        wanted.append(item is not None and item.generation == generation and item.lacks(row_id))
     for index, entries in decode(select(batch, wanted), folder.columns, size).items():
         ranges[index].add(entries, folder.columns)
-    return {row_id // size for row_id in row_ids}.intersection(ranges)
+    return {row_id // size for row_id in row_ids if row_id // size in ranges or not _is_committed(folder, row_id)}
 
 
-def _partition_of(folder: Folder, attempt: int) -> str | None:
-    """Whose attempt it was; None when a power cut took its marker."""
+def _is_committed(folder: Folder, row_id: int) -> bool:
+    return is_covered(folder.commits.get(row_id // folder.job.rows_per_shard), row_id + 1)
+
+
+def _work_of(folder: Folder, attempt: int) -> tuple[str | None, str | None]:
+    """The partition and the rerun that an attempt worked on; None where a power cut took its marker."""
     marker = folder.disk.read_if_there(folder.layout.attempt(attempt))
     try:
-        return json.loads(marker or b"{}").get("partition")
+        record = json.loads(marker or b"{}")
+        return record.get("partition"), record.get("rerun")
     except (ValueError, AttributeError):
-        return None
+        return None, None
+
+
+def _rerun_name(folder: Folder) -> str:
+    return folder.rerun.name if folder.rerun else ""
 
 
 def _shown(partition: tuple[int, int] | None) -> str:

@@ -40,7 +40,7 @@ class FixedShare:
     """The ranges of one partition, in order."""
 
     def __init__(self, ranges: Iterable[OpenRange]) -> None:
-        self._ranges = [range_of(item) for item in ranges if not item.is_complete]
+        self._ranges = [item for item in ranges if not item.is_complete]
         self._ranges.reverse()
 
     @property
@@ -51,7 +51,7 @@ class FixedShare:
         return limit
 
     def take(self) -> Range | None:
-        return self._ranges.pop() if self._ranges else None
+        return range_of(self._ranges.pop()) if self._ranges else None
 
     def close(self) -> None:
         """Nothing is held."""
@@ -138,4 +138,4 @@ class LeasedShare:
 
 
 def range_of(item: OpenRange) -> Range:
-    return Range(item.index, item.start, item.stop, frozenset(item.done))
+    return Range(item.index, item.start, item.stop, frozenset(item.done), item.redo)

@@ -84,7 +84,7 @@ def _check_range(folder: Folder, commit: Commit) -> Iterator[Damage]:
     for kind, part in commit.parts():
         path = folder.layout.part(kind, commit.index)
         if folder.disk.size(path) is None:
-            staged = folder.layout.staged(commit.attempt, kind, commit.index)
+            staged = folder.layout.staged(commit.attempt, kind, commit.index, commit.generation)
             if folder.disk.size(staged) is None:
                 yield Damage(path, "is missing", commit.index)
             continue

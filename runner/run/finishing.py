@@ -160,7 +160,7 @@ def _says_something(parsed: Mapping[str, Any] | None, columns: Mapping[str, str]
 def quarantined(work: RowWork, message: str) -> RowResult:
     """The result of a row whose open samples are given up; what is finished of it stays."""
     result = work.result
-    untouched = not (result.records or result.errors or result.dropped)
+    untouched = not (work.is_partial or result.records or result.errors or result.dropped)
     places = [(None, None)] if untouched else sorted(work.pending)
     result.errors += [
         RowError(

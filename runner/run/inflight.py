@@ -11,16 +11,19 @@ from runner.types import EngineRequest, Request, RowResult, Sample, SourceRow
 
 @dataclass(slots=True, eq=False)
 class RowWork:
-    """One rendered row. ``pending`` are the samples not back yet, as (request_index, sample_index)."""
+    """One rendered row. ``pending`` are the samples not back yet, as (request_index, sample_index); all by default."""
 
     row: SourceRow
     requests: list[Request]
     result: RowResult
-    pending: set[tuple[int, int]] = field(init=False)
+    pending: set[tuple[int, int]] = field(default_factory=set)
+    is_partial: bool = field(init=False)  # other samples of the row are done, and stay
     lone_crashes: int = 0  # engine crashes while this row was the only one in flight
 
     def __post_init__(self) -> None:
-        self.pending = {(request.request_index, i) for request in self.requests for i in range(request.sampling.n)}
+        self.is_partial = bool(self.pending)
+        if not self.is_partial:
+            self.pending = {(request.request_index, i) for request in self.requests for i in range(request.sampling.n)}
 
 
 @dataclass(slots=True, frozen=True)

@@ -25,6 +25,7 @@ from runner.run.inflight import InFlight
 from runner.run.intake import take_stock
 from runner.run.loop import Loop
 from runner.run.recovery import RestartingEngine
+from runner.run.rerun import recipe, selection_of
 from runner.run.source import WorkSource
 from runner.run.stopping import StopWatch
 from runner.signals import StopFlag
@@ -82,6 +83,8 @@ class _Plan:
             accept=tuple(config.resume.accept),
             growable=GROWABLE,
             overwrite=config.output.overwrite,
+            command=recipe(config),
+            selection=selection_of(config.rerun),
         )
 
     def generate(self, output: Output, stop: StopFlag) -> bool:
@@ -104,7 +107,7 @@ class _Plan:
     def _progress(self, output: Output, guard: QualityGuard) -> Progress:
         """Over what this partition has still to do, and all that is done."""
         config = self._config
-        done = output.totals.rows
+        done = output.totals.rows - output.rows_to_redo
         left = min(output.ranges_left * self.spec.rows_per_shard, self._inventory.num_rows - done)
         metrics = MetricsLog(output.path, secrets.token_hex(4)) if config.metrics.seconds else None
         if metrics is not None:
@@ -154,10 +157,10 @@ class _Plan:
             writer=output,
             inflight=InFlight(config.seed),
             budget=ErrorBudget(config.output.max_error_rate, config.output.max_error_rate_after),
+            guard=guard,
             progress=progress,
             stop=stop,
             max_samples=config.engine.max_num_seqs + max(config.engine.max_num_seqs, _SPARE_SAMPLES),
-            guard=guard,
             samples_per_row=samples_per_row,
         )
         return loop, renderer

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 
+from runner.output import SampleKeys
 from runner.run.inflight import RowWork
+from runner.run.rerun import narrow
 from runner.types import Request, RowError, RowReader, RowResult, SourceRow
 
 
@@ -17,7 +19,7 @@ class Renderer(Protocol):
 
 
 class Range(Protocol):
-    """Input rows [start, stop) to do, but for those in ``done``."""
+    """Input rows [start, stop) to do, but for those in ``done``; of those in ``redo`` only these samples."""
 
     @property
     def start(self) -> int: ...
@@ -27,6 +29,9 @@ class Range(Protocol):
 
     @property
     def done(self) -> frozenset[int]: ...
+
+    @property
+    def redo(self) -> Mapping[int, SampleKeys]: ...
 
 
 class Ranges(Protocol):
@@ -50,6 +55,7 @@ class WorkSource:
         self._renderer = renderer
         self._samples_per_row = samples_per_row
         self._rows: Iterator[SourceRow | RowError] = iter(())
+        self._redo: dict[int, SampleKeys] = {}
         self._in_range = False
 
     @property
@@ -65,16 +71,30 @@ class WorkSource:
         batch = self._next_rows(num_rows)
         works: list[RowWork] = []
         ended = [self._unreadable(item) for item in batch if isinstance(item, RowError)]
+        for result in ended:
+            self._narrow(result, [])
         rows = [item for item in batch if isinstance(item, SourceRow)]
         for row, items in zip(rows, self._renderer.render(rows), strict=True):
             requests = [item for item in items if isinstance(item, Request)]
             result = RowResult(row.row_id, errors=[item for item in items if isinstance(item, RowError)])
-            if requests:
-                works.append(RowWork(row, requests, result))
+            if not items:
+                result.dropped = self._num_samples(row.row_id)
+            wanted = self._narrow(result, requests)
+            if wanted or (wanted is None and requests):
+                works.append(RowWork(row, requests, result, wanted or set()))
             else:
-                result.dropped = 0 if items else self._samples_per_row
                 ended.append(result)
         return works, ended
+
+    def _narrow(self, result: RowResult, requests: list[Request]) -> set[tuple[int, int]] | None:
+        """Of a row that is done again only what is to be; the samples to generate, None for all."""
+        wanted = self._redo.pop(result.row_id, None)
+        return None if wanted is None else narrow(result, requests, wanted)
+
+    def _num_samples(self, row_id: int) -> int:
+        """How many samples a row stands for that the job drops."""
+        wanted = self._redo.pop(row_id, frozenset({(None, None)}))
+        return sum(self._samples_per_row if sample is None else 1 for _, sample in wanted)
 
     def _next_rows(self, num_rows: int) -> list[SourceRow | RowError]:
         batch: list[SourceRow | RowError] = []
@@ -89,6 +109,7 @@ class WorkSource:
         found = self._ranges.take_range()
         if found is None:
             return False
+        self._redo.update(found.redo)
         rows = self._reader.read(found.start, found.stop)
         self._rows = (row for row in rows if row.row_id not in found.done)
         self._in_range = True

@@ -10,10 +10,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from tiny_job import result_of, tiny_spec
+from tiny_job import redone_of, result_of, tiny_spec
 
 from runner.errors import RunnerError
-from runner.output import Output
+from runner.output import Output, SampleKeys
 from runner.output.disk import Disk
 from runner.output.entries import encode
 from runner.output.lock import FolderLock
@@ -54,15 +54,17 @@ def drive(
 def _drive(path: str, disk: Disk, log: int, rng: random.Random, flush_every: int, changes: dict[str, Any]) -> None:
     with Output.open(path, tiny_spec(sync_seconds=0.02, max_open_ranges=3, **changes), disk) as output:
         waiting: list[int] = []
+        redo: dict[int, SampleKeys] = {}
         unflushed: list[int] = []
         while True:
             while (item := output.take_range()) is not None:
                 waiting += [row for row in range(item.start, item.stop) if row not in item.done]
+                redo |= item.redo
             if not waiting:
                 break
             row_id = waiting.pop(rng.randrange(len(waiting)))
             os.write(log, f"g {row_id}\n".encode())
-            output.write(result_of(row_id))
+            output.write(redone_of(row_id, redo[row_id]) if row_id in redo else result_of(row_id))
             unflushed.append(row_id)
             if len(unflushed) >= flush_every:
                 output.flush()

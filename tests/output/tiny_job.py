@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from runner.output import Output, OutputSpec, Summary, plan_columns
+from runner.output.rerun import SampleKeys
 from runner.types import RowError, RowResult, Stage
 
 SOURCE = pa.schema(
@@ -47,7 +48,7 @@ def record_of(row_id: int, sample_index: int) -> dict[str, Any]:
         "sample_index": sample_index,
         "prompt": f"about {row_id}",
         "completion": f"answer {sample_index} " * (1 + row_id % 3),
-        "finish_reason": "stop",
+        "finish_reason": "length" if row_id % 6 == 4 and sample_index == 0 else "stop",
         "stop_reason": None,
         "prompt_tokens": 3,
         "completion_tokens": 5 + row_id % 3,
@@ -55,6 +56,14 @@ def record_of(row_id: int, sample_index: int) -> dict[str, Any]:
         "model": "echo",
         "title": None if row_id % 2 else "a title",
     }
+
+
+def redone_of(row_id: int, wanted: SampleKeys) -> RowResult:
+    """The wanted samples of a row, done again: they went on for longer, and of every 12th row still not to the end."""
+    samples = {index for _, key in wanted for index in ((0, 1) if key is None else (key,))}
+    reason = "length" if row_id % 12 == 4 else "stop"
+    records = [{**record_of(row_id, i), "completion": "longer", "finish_reason": reason} for i in sorted(samples)]
+    return RowResult(row_id, records)
 
 
 def tiny_spec(**changes: Any) -> OutputSpec:
@@ -74,8 +83,10 @@ def run_job(path: Any, spec: OutputSpec, order: Callable[[list[int]], Iterable[i
     with Output.open(path, replace(spec, **changes)) as output:
         while output.ranges_left:
             rows: list[int] = []
+            redo: dict[int, SampleKeys] = {}
             while (item := output.take_range()) is not None:
                 rows += [row for row in range(item.start, item.stop) if row not in item.done]
+                redo |= item.redo
             for row_id in order(rows):
-                output.write(result_of(row_id))
+                output.write(redone_of(row_id, redo[row_id]) if row_id in redo else result_of(row_id))
         return output.finish()

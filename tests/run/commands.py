@@ -21,17 +21,17 @@ def parse(row, completion):
 """
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, module: str = "runner") -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "runner", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def command(folder: Path, *arguments: str) -> tuple[int, str, str]:
+def command(folder: Path, *arguments: str, module: str = "runner") -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
-    process = start(folder, *arguments)
+    process = start(folder, *arguments, module=module)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 

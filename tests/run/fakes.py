@@ -46,6 +46,7 @@ class Span:
     start: int
     stop: int
     done: frozenset[int] = frozenset()
+    redo: dict[int, frozenset[tuple[int | None, int | None]]] = field(default_factory=dict)
 
 
 @dataclass

@@ -1,0 +1,43 @@
+"""`python -m runner.retry DIR [key=value ...]`: the rows and samples in errors/ once more, under the job's settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from runner.__main__ import exit_code_of
+from runner.signals import StopFlag
+
+_USAGE = "usage: python -m runner.retry DIR [key=value ...]"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command line and returns its exit code, as `python -m runner` does."""
+    stop = StopFlag().install()
+    return exit_code_of(lambda: _retry(sys.argv[1:] if arguments is None else arguments, stop))
+
+
+def _retry(arguments: list[str], stop: StopFlag) -> int:
+    from runner.cli.compose import recompose
+    from runner.errors import ConfigError
+    from runner.output import recorded_job
+    from runner.report.log import log_to_stderr
+    from runner.run import run
+
+    if not arguments:
+        raise ConfigError(_USAGE)
+    folder = Path(arguments[0]).resolve()
+    job = recorded_job(folder)
+    if job is None:
+        raise ConfigError(f"{arguments[0]}: there is no job of this runner; {_USAGE}")
+    own = {"output.dir": str(folder), "output.overwrite": False, "launch.kind": "none", "partition": "0/1"}
+    own["rerun.error_code"] = ["any"]
+    config = recompose(job.command["settings"], own, arguments[1:])
+    os.chdir(job.command["directory"])  # relative paths are those of the command that began the job
+    log_to_stderr()
+    return run(config, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
