@@ -110,6 +110,18 @@ def test_a_row_keeps_its_bits_whatever_shares_its_tile() -> None:
     assert small_linear(x[3:4], weight, None, SPLIT, space).equal(together[3:4])
 
 
+def test_every_tile_has_its_own_parts_and_its_own_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter runs programs one after another, where a shared place would not show in the answer."""
+    x, weight = torch.randn(16, 512, device=DEVICE), torch.randn(64, 512, device=DEVICE)
+    space = reserved(weight, SPLIT, 16)
+    out = torch.full((16, 64), float("nan"), device=DEVICE)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: out)
+    space.arrived[2] = -1  # this tile's last part will not know that it is the last
+    small_linear(x, weight, None, SPLIT, space)
+    assert not space.parts.isnan().any()
+    assert out.isnan().any(0).nonzero().flatten().tolist() == list(range(32, 48))
+
+
 @pytest.mark.parametrize("in_features", [1, 64, 331, 4096, 14336])
 @pytest.mark.parametrize("out_features", [1, 1024, 6144, 128256])
 @pytest.mark.parametrize("config", [WHOLE, SPLIT, LinearConfig()])
