@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from runner.engine.wire import Abort, Close, CloseInput, Failed, Progress, Ready, Submit
+from runner.engine.wire import PARENT_SIGNALS, Abort, Close, CloseInput, Failed, Progress, Ready, Submit
 from runner.errors import ConfigError, EngineError, ExitCode
 from runner.types import EngineRequest, EngineStats, Sample, SampleKey, TokenChunk
 
@@ -43,11 +44,16 @@ class EngineProcess:
         environment = os.environ | {"PYTHONPATH": path, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
         # Prompts of any length come and go: fixed segments would fragment what the KV cache leaves.
         environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "runner.engine.serve", str(theirs.fileno()), str(os.getpid())],
-            pass_fds=[theirs.fileno()],
-            env=environment,
-        )
+        # The child inherits the mask: a Ctrl-C while it still imports would end it with a traceback.
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, PARENT_SIGNALS)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "runner.engine.serve", str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                env=environment,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
         theirs.close()
         self._connection = Connection(ours.detach())
         self._readable = select.poll()

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from runner.engine.build import build_core
 from runner.engine.core import EngineCore
 from runner.engine.settings import EngineSettings
-from runner.engine.wire import Abort, Close, CloseInput, Failed, Progress, Ready, Submit
+from runner.engine.wire import PARENT_SIGNALS, Abort, Close, CloseInput, Failed, Progress, Ready, Submit
 from runner.errors import RunnerError
 from runner.types import Sample, TokenChunk
 
@@ -102,8 +102,9 @@ def _die_with(parent: int) -> None:
 
 
 def main(descriptor: int, parent: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in PARENT_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # a terminal signals the whole group; the parent decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENT_SIGNALS)  # compilers started from here must be stoppable
     _die_with(parent)
     connection = Connection(descriptor)
     sender = _Sender(connection)

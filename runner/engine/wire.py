@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from runner.types import EngineRequest, EngineStats, FinishReason, Sample, SampleKey, SamplingParams, TokenChunk
+
+PARENT_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+"""Signals that the run answers; the engine process hears of a stop through its socket."""
 
 
 @dataclass(slots=True)

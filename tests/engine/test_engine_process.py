@@ -153,6 +153,13 @@ def test_signals_of_the_terminal_do_not_reach_the_engine(process: EngineProcess)
     assert len(collect(process, 1)[0].token_ids) == 400
 
 
+def test_nor_do_they_end_it_while_it_still_imports(process: EngineProcess) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(process.pid, number)
+    process.submit([EngineRequest(0, [5, 6], FOREVER, (0,))])
+    assert len(collect(process, 1)[0].token_ids) == 400
+
+
 def test_the_engine_dies_with_its_parent(folder: Path) -> None:
     reader, writer = os.pipe()
     parent = os.fork()
