@@ -55,6 +55,12 @@ class StorageError(RunnerError):
     exit_code = ExitCode.IO
 
 
+class StalledError(RunnerError):
+    """Attempt after attempt came to nothing: a loop that starts runs by itself must not go on."""
+
+    exit_code = ExitCode.BUG
+
+
 class EngineError(RunnerError):
     """The engine failed and could not be brought back; run again to continue."""
 

@@ -32,7 +32,7 @@ class OutputSpec:
     (w, W): this run does the ranges k with k mod W = w; None: it leases ranges, and a lease without a sign of
     life for ``lease_seconds`` is free for others. At most ``max_open_ranges`` are in work at once. ``task`` names
     the run for people. ``command`` is kept with the job as ``inventory`` is. With ``selection`` the run does lines
-    of a finished job again, and nothing else.
+    of a finished job again, and nothing else. ``max_idle_attempts`` is for loops: see `runner.output.attempts`.
     """
 
     job_name: str
@@ -50,6 +50,7 @@ class OutputSpec:
     lock_seconds: float = _LOCK_SECONDS
     lease_seconds: float = 120.0
     task: str = ""
+    max_idle_attempts: int | None = None
     command: Mapping[str, Any] = field(default_factory=dict)
     selection: Selection | None = None
 

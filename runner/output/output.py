@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from runner.output.attempts import new_attempt
 from runner.output.columns import Columns
 from runner.output.commits import Totals
 from runner.output.disk import Disk
@@ -17,7 +18,7 @@ from runner.output.ledger import Ledger
 from runner.output.lock import FolderLock
 from runner.output.opening import OutputSpec, Summary, asked_job, end_rerun, is_done, refuse_rerun, settle_job
 from runner.output.ranges import OpenRange, Range, num_ranges, owned
-from runner.output.recovery import new_attempt, open_ranges, replay, roll_forward, sweep_stage
+from runner.output.recovery import open_ranges, replay, roll_forward, sweep_stage
 from runner.output.share import FixedShare, LeasedShare, Share
 from runner.output.writer import Writer
 from runner.types import RowResult
@@ -101,7 +102,7 @@ class Output:
             journals = replay(folder, ranges, spec.partition)
         folder.refresh_card()
         self._share = FixedShare(ranges.values())
-        attempt = new_attempt(folder, spec.partition, spec.task)
+        attempt = new_attempt(folder, spec.partition, spec.task, spec.max_idle_attempts)
         if spec.partition is None:
             self._lease(attempt)
         self._ledger = Ledger(folder, attempt, ranges, journals)

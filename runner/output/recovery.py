@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
+from runner.output.attempts import rerun_name, shown, work_of
 from runner.output.commits import Commit
 from runner.output.entries import decode, select
 from runner.output.folder import Folder
@@ -19,24 +17,6 @@ from runner.output.layout import KINDS, journal_key, staged_key
 from runner.output.ledger import journal_schema
 from runner.output.ranges import OpenRange, bounds, is_covered
 from runner.output.rerun import Split
-
-
-def new_attempt(folder: Folder, partition: tuple[int, int] | None, task: str = "") -> int:
-    """A number that no earlier attempt on this folder had: whatever this one writes is named by it.
-
-    Its marker is not synced: a power cut that takes it takes the attempt too, and what that wrote is counted.
-    """
-    disk, layout = folder.disk, folder.layout
-    used = [0, *(commit.attempt for commit in folder.commits.values())]
-    used += [int(name.partition(".")[0]) for name in disk.names(layout.attempts)]
-    used += [int(name) for name in disk.names(layout.stage)]
-    used += [key[0] for name in disk.names(layout.journals) if (key := journal_key(name))]
-    number = max(used) + 1
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "partition": _shown(partition), "task": task}
-    holder["rerun"] = _rerun_name(folder)
-    while not disk.claim(layout.attempt(number), json.dumps(holder).encode()):
-        number += 1
-    return number
 
 
 def roll_forward(folder: Folder, own: Iterable[int]) -> None:
@@ -140,7 +120,7 @@ def replay(
             needed |= _restore(folder, ranges, batch)
         if needed:
             disk.sync_again(path)
-        if _work_of(folder, key[0]) == (_shown(partition), _rerun_name(folder)):
+        if work_of(folder, key[0]) == (shown(partition), rerun_name(folder)):
             own[path] = needed
     return own
 
@@ -172,21 +152,3 @@ def _restore(folder: Folder, ranges: dict[int, OpenRange], batch: pa.RecordBatch
 
 def _is_committed(folder: Folder, row_id: int) -> bool:
     return is_covered(folder.commits.get(row_id // folder.job.rows_per_shard), row_id + 1)
-
-
-def _work_of(folder: Folder, attempt: int) -> tuple[str | None, str | None]:
-    """The partition and the rerun that an attempt worked on; None where a power cut took its marker."""
-    marker = folder.disk.read_if_there(folder.layout.attempt(attempt))
-    try:
-        record = json.loads(marker or b"{}")
-        return record.get("partition"), record.get("rerun")
-    except (ValueError, AttributeError):
-        return None, None
-
-
-def _rerun_name(folder: Folder) -> str:
-    return folder.rerun.name if folder.rerun else ""
-
-
-def _shown(partition: tuple[int, int] | None) -> str:
-    return "auto" if partition is None else f"{partition[0]}/{partition[1]}"

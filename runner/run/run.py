@@ -83,6 +83,7 @@ class _Plan:
             accept=tuple(config.resume.accept),
             growable=GROWABLE,
             overwrite=config.output.overwrite,
+            max_idle_attempts=config.resume.max_idle_attempts,
             command=recipe(config),
             selection=selection_of(config.rerun),
         )
