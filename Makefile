@@ -38,8 +38,8 @@ test-report: $(VENV)/.installed-dev  ## The report page in a real Chromium; inst
 test-slurm: $(VENV)/.installed-dev  ## Arrays under a real Slurm of one node, started here (as root: apt-get install slurm-wlm munge)
 	$(PYTEST) -m slurm tests/slurm $(ARGS)
 
-bench: $(VENV)/.installed-dev  ## Time the engine on this machine (ARGS="--help" shows how)
-	$(PY) -m benchmarks $(ARGS)
+bench: $(VENV)/.installed  ## Time the engine beside model.generate on this CPU; benchmarks/ has the others
+	$(PY) benchmarks/cpu.py $(ARGS)
 
 clean:  ## Remove the environment and the caches; never outputs/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

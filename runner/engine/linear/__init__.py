@@ -1,1 +1,0 @@
-"""Linear layers for the few rows of a decode step."""
