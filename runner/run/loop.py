@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -17,6 +18,8 @@ from runner.run.source import WorkSource
 from runner.run.stopping import StopWatch
 from runner.signals import Stop, StopFlag
 from runner.types import RowResult, Sample, TokenChunk
+
+logger = logging.getLogger(__name__)
 
 BATCH_ROWS = 256  # rendered and submitted between two polls, at most
 REFILL_SHARE = 0.75  # rows are admitted once fewer than this share of the samples allowed is in flight
@@ -99,6 +102,9 @@ class Loop:
             self._stop_seen = self._stop.level
             self._deadline = self._clock() + self._stop.drain_seconds
             self._writer.flush()
+            if self._stop_seen is Stop.DRAIN and self._inflight.num_rows:
+                rows = self._inflight.num_rows
+                logger.warning("interrupted: finishing the %d rows in flight first; Ctrl-C again stops at once", rows)
 
     def _has_room(self) -> bool:
         return self._inflight.num_samples <= REFILL_SHARE * self._max_samples and not self._stop.requested
