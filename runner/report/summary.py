@@ -40,7 +40,10 @@ def log_summary(folder: Path, totals: Totals, load_line: str, *, is_complete: bo
         logger.warning("%d rows have errors (%s): %s", totals.failed_rows, codes, folder.resolve() / "errors")
     if not is_complete:
         logger.info("other partitions of this job are not done yet")
-    logger.info("load it: %s", load_line)
+    if totals.samples:
+        logger.info("load it: %s", load_line)
+    else:  # datasets refuses a folder without a single row
+        logger.warning("there is nothing to load: no row has an answer")
 
 
 def log_run(completion_tokens: int, seconds: float, counts: Mapping[str, int]) -> None:
