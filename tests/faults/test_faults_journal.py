@@ -96,6 +96,27 @@ def flips(killed, seed, count):
     assert process.exitcode == 0
 
 
+def break_offsets(path, schema):
+    """Makes each word of a batch negative or huge: a reader that trusted its offsets would leave its buffers."""
+    logging.disable(logging.CRITICAL)
+    data, whole = path.read_bytes(), row_lists(path, schema)
+    quarter = len(data) // 4
+    for at in range(quarter, 2 * quarter, 4):
+        for byte in (2, 3):
+            torn = bytearray(data)
+            torn[at + byte] ^= 0x80
+            path.write_bytes(torn)
+            found = row_lists(path, schema)
+            assert found == whole[: len(found)]
+
+
+def test_a_broken_offset_is_never_followed(killed):
+    process = _CONTEXT.Process(target=break_offsets, args=(journal_of(killed), schema_of(killed)))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
 def test_some_flipped_bits(killed):
     flips(killed, seed=1, count=300)
 

@@ -7,9 +7,12 @@ import signal
 import time
 
 import pytest
-from fault_checker import check_readable, check_redo, check_whole
+from fault_checker import check_readable, check_redo, check_whole, contents
 from fault_driver import run, start
-from faulty_disk import KillingDisk
+from faulty_disk import CountingDisk, Dead, KillingDisk
+from tiny_job import result_of, tiny_spec
+
+from runner.output import Output
 
 KILLED = -signal.SIGKILL
 # A run of the tiny job makes about 200 calls; beyond them the run ends by itself and nothing is killed.
@@ -37,6 +40,30 @@ def test_kill_at_some_calls(tmp_path, reference, torn):
         path = tmp_path / f"out{at}"
         kill_at(path, reference, at, torn=torn)
         finish(path, reference)
+
+
+class DyingAtPublication(CountingDisk):
+    """Dies right after the first commit."""
+
+    def reached(self, number):
+        if any(call == "link" and path.parent.name == "commits" for call, path in self.calls[:-1]):
+            raise Dead
+
+
+def test_what_was_committed_is_published_when_the_next_run_opens(tmp_path, reference):
+    path = tmp_path / "out"
+    output = Output.open(path, tiny_spec(), DyingAtPublication())
+    item = output.take_range()
+    with pytest.raises(Dead):
+        for row in range(item.start, item.stop):
+            output.write(result_of(row))
+        output.flush()
+    output.close()
+    assert contents(path) == {}
+    with Output.open(path, tiny_spec()) as output:
+        assert sorted(contents(path)) == ["data/part-00000.arrow", "errors/part-00000.arrow"]
+        assert output.take_range().index == 1
+    check_readable(path, reference)
 
 
 @pytest.mark.faults
