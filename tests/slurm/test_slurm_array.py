@@ -90,7 +90,8 @@ def test_three_attempts_without_progress_are_the_last(cluster: Cluster, tmp_path
 
 def test_a_chain_begins_when_the_job_before_it_is_done(cluster: Cluster, tmp_path: Path) -> None:
     prepare(tmp_path, 40, seconds=0.05)
-    second = "job=generate job.name=judge engine=echo input.path=out/data/*.arrow output.dir=judged output.column_prefix=judge_"
+    second = "job=generate job.name=judge engine=echo input.path=out/data/*.arrow output.dir=judged "
+    second += "output.column_prefix=judge_"
     job = submit(cluster, tmp_path, *SLOW, *LAUNCH, "launch.array=2", f"launch.chain=['{second}']")
     cluster.wait((tmp_path / "judged" / "_SUCCESS").exists, 120, "the second job")
     assert set(cluster.states(job).values()) == {"COMPLETED"}
