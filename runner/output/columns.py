@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from runner.errors import ConfigError
+from runner.output.messages import MESSAGES, TOOL_MESSAGES
 
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _KEY = (("row_id", pa.int64()), ("request_index", pa.int32()), ("sample_index", pa.int32()))
 _KEPT_PROMPT: dict[str, tuple[tuple[str, pa.DataType], ...]] = {
     "none": (),
     "prompt": (("prompt", pa.string()),),
-    "messages": (("messages", _MESSAGES),),
+    "messages": (("messages", MESSAGES),),
+    "tool messages": (("messages", TOOL_MESSAGES),),
 }
 _ANSWER = (
     ("completion", pa.string()),
@@ -70,18 +71,21 @@ def plan_columns(
     keep_prompt: str = "prompt",
     prefix: str = "",
     reasoning: bool = False,
+    tool_messages: bool = False,
 ) -> Columns:
     """The columns of a job.
 
     ``parsed`` maps the job's own columns to Arrow type names ("string", "int64", "list<string>",
-    "struct<a: int64>"). Raises `ConfigError` for a clash, an unknown type, or a source type that loaders of
+    "struct<a: int64>"). With ``tool_messages`` kept messages have room for any keys, not for role and content alone.
+    Raises `ConfigError` for a clash, an unknown type, or a source type that loaders of
     the output cannot read.
     """
     fields = [pa.field(field.name, _loadable(field.name, field.type)) for field in source]
     taken = {field.name for field in fields}
     if len(taken) < len(fields):
         raise ConfigError("input.path: two source columns have the same name; rename one")
-    kept = [(name, kind) for name, kind in _KEPT_PROMPT[keep_prompt] if prefix + name not in taken]
+    keep = "tool messages" if keep_prompt == "messages" and tool_messages else keep_prompt
+    kept = [(name, kind) for name, kind in _KEPT_PROMPT[keep] if prefix + name not in taken]
     answer = list(_ANSWER)
     if reasoning:
         answer.insert(1, ("reasoning", pa.string()))

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from runner.output.columns import Columns
 from runner.output.convert import Misfit, to_batch
+from runner.output.messages import packed
 from runner.types import RowError, RowResult, Stage
 
 
@@ -43,10 +44,22 @@ def encode(
 
     ``generation_of`` gives, by row, the generation of the parts that its result goes into.
     """
+    results = _with_packed_messages(results, columns)
     try:
         return _encode(results, columns, generation_of)
     except Misfit:
         return _encode([_fitting(result, columns) for result in results], columns, generation_of)
+
+
+def _with_packed_messages(results: Sequence[RowResult], columns: Columns) -> Sequence[RowResult]:
+    name = columns.names.get("messages")
+    if name is None:
+        return results
+    kind = columns.data.field(name).type
+    return [
+        replace(result, records=[{**record, name: packed(record.get(name), kind)} for record in result.records])
+        for result in results
+    ]
 
 
 def _encode(results: Sequence[RowResult], columns: Columns, generation_of: Callable[[int], int]) -> pa.RecordBatch:

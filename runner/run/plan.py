@@ -7,7 +7,7 @@ from pathlib import Path
 from jobs import load_job
 from runner.config import RunnerConfig
 from runner.input import InventoryReader, Renderer
-from runner.output import plan_columns
+from runner.output import may_hold_tools, plan_columns
 from runner.run.backends import Backend
 from runner.run.intake import take_stock
 from runner.text import PromptTokenizer, resolve_sampling
@@ -30,6 +30,8 @@ class Plan:
             keep_prompt=config.output.keep_prompt.value,
             prefix=config.output.column_prefix,
             reasoning=backend.reasoning is not None,
+            tool_messages=config.job.module is not None
+            or may_hold_tools(self.inventory.schema, (config.input.messages_column, "body")),
         )
 
     def reader(self) -> InventoryReader:

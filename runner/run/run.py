@@ -12,7 +12,7 @@ from jobs import load_job
 from runner.config import RunnerConfig
 from runner.errors import ExitCode
 from runner.input import InventoryReader, Renderer
-from runner.output import Output, OutputSpec, plan_columns
+from runner.output import Output, OutputSpec, may_hold_tools, plan_columns
 from runner.report.guard import QualityGuard
 from runner.report.metrics import MetricsLog
 from runner.report.progress import Progress
@@ -68,6 +68,8 @@ class _Plan:
             keep_prompt=config.output.keep_prompt.value,
             prefix=config.output.column_prefix,
             reasoning=backend.reasoning is not None,
+            tool_messages=config.job.module is not None
+            or may_hold_tools(self._inventory.schema, (config.input.messages_column, "body")),
         )
         worker, _, workers = config.partition.partition("/")
         self.spec = OutputSpec(
