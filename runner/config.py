@@ -248,7 +248,7 @@ class LaunchConfig:
     time: str | None = runtime(None, "Time limit of each task, such as 4:00:00 (slurm); at it a task is requeued")
     partition: str | None = runtime(None, "Slurm's partition")
     account: str | None = runtime(None, "Slurm's account")
-    sbatch: list[str] = runtime(list, "More #SBATCH options, such as [--qos=low,--constraint=h100]")
+    sbatch: list[str] = runtime(list, "More #SBATCH options, each quoted: ['--qos=low','--constraint=h100']")
     setup: list[str] = runtime(list, "Shell lines before the task, such as ['module load cuda']")
     after: str | None = runtime(None, "Slurm job to wait for; it must end well")
     chain: list[str] = runtime(list, "Command lines to run after it, one by one: ['job=judge input.path=...']")

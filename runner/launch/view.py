@@ -78,7 +78,7 @@ class View:
     def _text(self, survey: Survey) -> str:
         parts = [f"{sum(attempt.is_running for attempt in survey.attempts)} processes"]
         (then, before), (now, rows) = self._seen[0], self._seen[-1]
-        if now > then and rows > before:
+        if now > then and before < rows < survey.num_rows:
             rate = (rows - before) / (now - then)
             parts += [f"{rate:,.1f} rows/s", f"ETA {duration((survey.num_rows - rows) / rate)}"]
         if survey.totals.failed_rows:

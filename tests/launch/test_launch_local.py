@@ -1,0 +1,107 @@
+"""launch=local and the status command, as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runner.launch.cards import visible_cards
+from runner.output import Surveyor
+from runner.status import describe
+from tests.launch.fleet import SLOW, prepare
+from tests.run.commands import ROOT, command, digests, start
+
+LOCAL = (*SLOW, "output.dir=out", "launch=local")
+
+
+def process_of(task: str) -> int:
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if f"launch.task={task}" in words:
+            return int(folder.name)
+    raise AssertionError(f"no process of task {task}")
+
+
+def wait_for_parts(folder: Path, num_parts: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob(".runner/commits/*.json"))) < num_parts:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def status(folder: Path) -> str:
+    return "\n".join(describe(Surveyor(folder).look(), time.time()))
+
+
+@pytest.mark.parametrize("leases", ["true", "false"])
+def test_processes_share_the_work(tmp_path: Path, leases: str) -> None:
+    whole = prepare(tmp_path, 60, seconds=0.02)
+    code, _, err = command(tmp_path, *LOCAL, "launch.gpus=2", f"launch.leases={leases}")
+    assert code == 0, err
+    assert digests(tmp_path / "out") == whole
+    assert "60/60 rows" in err
+    text = status(tmp_path / "out")
+    assert "60 of 60 rows (100%), done" in text
+    assert "local-0" in text and "local-1" in text
+
+
+def test_a_process_that_dies_does_not_stop_the_others(tmp_path: Path) -> None:
+    whole = prepare(tmp_path, 150, seconds=0.05)
+    process = start(tmp_path, *LOCAL, "launch.gpus=2")
+    wait_for_parts(tmp_path / "out", 2)
+    assert "running" in status(tmp_path / "out")
+    os.kill(process_of("local-1"), signal.SIGKILL)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert "process 1 ended with -9" in err
+    assert digests(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_stops_all_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    whole = prepare(tmp_path, 100, seconds=0.04)
+    process = start(tmp_path, *LOCAL, "launch.gpus=2")
+    wait_for_parts(tmp_path / "out", 2)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert "stopped" in status(tmp_path / "out")
+    assert command(tmp_path, *LOCAL, "launch.gpus=3")[0] == 0
+    assert digests(tmp_path / "out") == whole
+
+
+def test_a_refusal_of_the_processes_is_the_launchers_exit_code(tmp_path: Path) -> None:
+    code, _, err = command(tmp_path, "job=generate", "input.path=no.jsonl", "engine=echo", "launch=local")
+    assert code == 64
+    assert "no.jsonl" in err
+
+
+def test_status_of_no_job_is_one_line(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "runner.status", str(tmp_path)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 64
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+CARDS = {"0,1": ("0", "1"), "": (), "-1": (), "GPU-a, MIG-b": ("GPU-a", "MIG-b")}
+
+
+@pytest.mark.parametrize(("value", "cards"), CARDS.items())
+def test_the_environment_says_which_cards_there_are(monkeypatch, value: str, cards: tuple[str, ...]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert visible_cards() == cards
+
+
+def test_an_unknown_launcher_names_those_there_are(tmp_path: Path) -> None:
+    code, _, err = command(tmp_path, "job=generate", "input.path=x", "engine=echo", "launch.kind=pbs")
+    assert code == 64
+    assert "local, ray, slurm" in err

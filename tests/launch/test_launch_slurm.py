@@ -1,0 +1,119 @@
+"""The sbatch script, by its text and by what bash makes of it with stand-ins for Slurm's commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from runner.cli.compose import compose
+from runner.errors import ConfigError
+from runner.launch.brake import count_try
+from runner.launch.slurm_script import script, warning_seconds
+from runner.launch.work import launch_arguments, prepare
+from tests.run.commands import command, write_rows
+
+GENERATE = ("job=generate", "input.path=rows.jsonl", "engine=echo", "launch=slurm")
+
+
+def text_of(folder: Path, *arguments: str) -> str:
+    given = [*GENERATE, f"output.dir={folder}/out", *arguments]
+    return script(prepare(compose(given), given, folder))
+
+
+def options_of(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
+
+
+def test_every_setting_becomes_its_option(tmp_path: Path) -> None:
+    settings = (
+        "array=32 max_running=8 time=4:00:00 gpus=2 cpus=6 memory=64G partition=a100 account=x sbatch=['--qos=low']"
+    )
+    options = options_of(text_of(tmp_path, *(f"launch.{setting}" for setting in settings.split())))
+    wanted = "--array=0-31%8 --time=4:00:00 --gpus-per-task=2 --cpus-per-task=6 --mem=64G --partition=a100 --account=x"
+    always = "--requeue --open-mode=append --signal=USR1@180"
+    assert {*wanted.split(), *always.split(), "--qos=low"} <= set(options)
+
+
+def test_a_task_gets_the_users_settings_and_none_of_the_launchers(tmp_path: Path) -> None:
+    text = text_of(tmp_path, "launch.array=4", "launch.leases=false", "sampling.max_tokens=7", "output.overwrite=true")
+    task = text.partition("srun")[2].partition("code=")[0]
+    assert "sampling.max_tokens=7" in task
+    assert '"partition=$SLURM_ARRAY_TASK_ID/4"' in task
+    assert "overwrite" not in task
+    assert "launch=" not in task
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [(None, 180), ("4:00:00", 180), ("1", 30), ("2:00", 60), ("0:01:30", 45), ("1-0", 180), ("0-0:04", 120)],
+)
+def test_a_short_limit_leaves_half_of_itself_to_work(limit: str | None, seconds: int) -> None:
+    assert warning_seconds(limit) == seconds
+
+
+@pytest.mark.parametrize(
+    ("argument", "key"),
+    [
+        ("launch.time=soon", "launch.time=soon"),
+        ("launch.partition='a b'", "launch.partition=a b"),
+        ("launch.sbatch=[qos]", "launch.sbatch"),
+    ],
+)
+def test_what_cannot_stand_in_the_script_is_refused(tmp_path: Path, argument: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        text_of(tmp_path, argument)
+
+
+def run_script(tmp_path: Path, srun: str) -> tuple[int, list[str]]:
+    """Exit code of the script and what it asked of scontrol, where ``srun`` is what its task does."""
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    for name, body in {"srun": srun, "scontrol": f'echo "$@" >> {tmp_path}/asked'}.items():
+        (bin_folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (bin_folder / name).chmod(0o755)
+    path = tmp_path / "job.sbatch"
+    path.write_text(text_of(tmp_path))
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+    environment = {**os.environ, **slurm, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", str(path)], env=environment, capture_output=True, text=True, check=False)
+    asked = tmp_path / "asked"
+    return done.returncode, asked.read_text().splitlines() if asked.exists() else []
+
+
+@pytest.mark.parametrize("code", [75, 137])
+def test_a_task_is_requeued_when_a_later_attempt_can_go_on(tmp_path: Path, code: int) -> None:
+    # By task: 7 alone would requeue the whole array.
+    assert run_script(tmp_path, f"exit {code}") == (code, ["requeue 7_2"])
+
+
+@pytest.mark.parametrize("code", [0, 3, 64, 74])
+def test_a_task_is_not_requeued_for_what_another_attempt_cannot_cure(tmp_path: Path, code: int) -> None:
+    assert run_script(tmp_path, f"exit {code}") == (code, [])
+
+
+def test_a_cancelled_task_is_not_requeued(tmp_path: Path) -> None:
+    assert run_script(tmp_path, "kill -TERM $PPID; exit 75") == (75, [])
+
+
+def test_the_brake_counts_attempts_without_a_row(tmp_path: Path) -> None:
+    assert [count_try(tmp_path / "out", "7-2") for _ in range(2)] == [1, 2]
+    write_rows(tmp_path, 5)
+    arguments = (*GENERATE[:3], "output.dir=out", "launch.task=7-2")
+    assert command(tmp_path, *arguments)[0] == 0
+    assert [count_try(tmp_path / "out", "7-2") for _ in range(4)] == [0, 1, 2, 3]
+    assert count_try(tmp_path / "out", "7-3") == 1
+
+
+def test_a_chain_takes_over_the_launcher_but_not_its_place(tmp_path: Path) -> None:
+    given = ["job=a", "launch=slurm", "launch.array=2", "launch.after=5", "launch.chain=[x]", "seed=1"]
+    assert launch_arguments(given) == ["launch=slurm", "launch.array=2"]
+
+
+def test_dry_run_prints_the_script_and_makes_nothing(tmp_path: Path) -> None:
+    code, out, _ = command(tmp_path, *GENERATE, "launch.dry_run=true", "launch.array=3")
+    assert code == 0
+    assert out.startswith("#!/bin/bash\n#SBATCH")
+    assert list(tmp_path.iterdir()) == []
