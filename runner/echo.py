@@ -56,6 +56,9 @@ class EchoEngine:
         gone = {request_id for request_id, _ in samples}
         self._waiting = [request for request in self._waiting if request.request_id not in gone]
 
+    def drop_waiting(self) -> None:
+        """Nothing waits here."""
+
     def close_input(self) -> None:
         """Nothing waits here."""
 

@@ -215,6 +215,10 @@ class EngineClient(Protocol):
         """Ends samples: each comes back as ABORT with what it has, unless it has ended already."""
         ...
 
+    def drop_waiting(self) -> None:
+        """Ends, as ABORT, the samples that have not started: the run is to stop and only what runs may finish."""
+        ...
+
     def close_input(self) -> None:
         """No more requests will come for now: what waits is reordered so that the tail is short."""
         ...

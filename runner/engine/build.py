@@ -78,6 +78,7 @@ def core_over(
         mixed_prefill=engine.mixed_prefill and not engine.deterministic,
         deterministic=engine.deterministic,
     )
+    _check_cache(config)
     bind_cache(config.num_blocks + 1)  # padding rows write to one that the scheduler does not know
     runner = ModelRunner(
         model,
@@ -100,6 +101,16 @@ def _device_name(choice: DeviceChoice) -> str:
     if choice is DeviceChoice.cuda and not torch.cuda.is_available():
         raise ConfigError("model.device=cuda: torch sees no CUDA device; use model.device=auto or install a CUDA build")
     return str(choice.value)
+
+
+def _check_cache(config: SchedulerConfig) -> None:
+    """Memory is a matter of the machine and must not decide which rows fail: the longest allowed has to fit."""
+    tokens = config.num_blocks * config.block_size
+    if tokens < config.max_model_len:
+        raise ConfigError(
+            f"engine.max_model_len={config.max_model_len} is more than the {tokens} tokens that the KV cache holds; "
+            "lower it, or give the cache more (engine.gpu_memory_utilization, engine.cpu_kv_cache_gib)"
+        )
 
 
 def _max_model_len(engine: EngineConfig, context: int | None) -> int:

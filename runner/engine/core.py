@@ -78,6 +78,10 @@ class EngineCore:
     def abort(self, keys: set[SampleKey]) -> list[Sample]:
         return self.scheduler.roster.abort(keys)
 
+    def drop_waiting(self) -> list[Sample]:
+        """Ends what has not started."""
+        return self.scheduler.roster.abort({sequence.key for sequence in self.scheduler.roster.waiting})
+
     def close_input(self) -> None:
         """No more requests will come for now."""
         self.scheduler.longest_first()

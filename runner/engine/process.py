@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from runner.engine.wire import PARENT_SIGNALS, Abort, Close, CloseInput, Failed, Progress, Ready, Submit
+from runner.engine.wire import PARENT_SIGNALS, Abort, Close, CloseInput, DropWaiting, Failed, Progress, Ready, Submit
 from runner.errors import ConfigError, EngineError, ExitCode
 from runner.types import EngineRequest, EngineStats, Sample, SampleKey, TokenChunk
 
@@ -82,6 +82,9 @@ class EngineProcess:
 
     def abort(self, samples: Sequence[SampleKey]) -> None:
         self._send(Abort(list(samples)))
+
+    def drop_waiting(self) -> None:
+        self._send(DropWaiting())
 
     def close_input(self) -> None:
         self._send(CloseInput())

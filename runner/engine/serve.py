@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from runner.engine.build import build_core
 from runner.engine.core import EngineCore
 from runner.engine.settings import EngineSettings
-from runner.engine.wire import PARENT_SIGNALS, Abort, Close, CloseInput, Failed, Progress, Ready, Submit
+from runner.engine.wire import PARENT_SIGNALS, Abort, Close, CloseInput, DropWaiting, Failed, Progress, Ready, Submit
 from runner.errors import RunnerError
 from runner.types import Sample, TokenChunk
 
@@ -82,6 +82,8 @@ class Server:
                 self._report(self._core.add(message.unpack()))
             case Abort(samples):
                 self._report(self._core.abort(set(samples)))
+            case DropWaiting():
+                self._report(self._core.drop_waiting())
             case CloseInput():
                 self._core.close_input()
             case _:

@@ -56,6 +56,11 @@ class Abort:
 
 
 @dataclass(slots=True)
+class DropWaiting:
+    """Only what runs may finish."""
+
+
+@dataclass(slots=True)
 class CloseInput:
     """No more requests will come for now."""
 

@@ -17,6 +17,14 @@ class ErrorBudget:
         self._rows += 1
         self._failed += failed
 
+    def check_end(self) -> None:
+        """Raises BudgetError when not one row of a run that was too short to judge by its rate succeeded."""
+        if self._rows and self._failed == self._rows:
+            raise BudgetError(
+                f"all {self._rows} rows of this run failed; see errors/ for the codes and messages, mend the cause, "
+                "and start over with output.overwrite=true"
+            )
+
     def check(self) -> None:
         """Raises BudgetError when the budget is spent."""
         if self._rows < self._after or self._failed <= self._max_rate * self._rows:

@@ -73,6 +73,16 @@ class InFlight:
             del self._rows[work.row.row_id]
         return ticket
 
+    def withdraw(self, request_id: int) -> None:
+        """Forgets the row of a request: nothing of it will be written by this run."""
+        ticket = self._tickets.get(request_id)
+        if ticket is None:
+            return
+        work = ticket.work
+        self._tickets = {number: other for number, other in self._tickets.items() if other.work is not work}
+        self.num_samples -= len(work.pending)
+        del self._rows[work.row.row_id]
+
     def take_all(self) -> list[RowWork]:
         """Empties the table, for an engine that is gone; the rows in the order of their ids."""
         rows = sorted(self._rows.values(), key=lambda work: work.row.row_id)

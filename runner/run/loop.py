@@ -17,7 +17,7 @@ from runner.run.recovery import RestartingEngine, Suspects
 from runner.run.source import WorkSource
 from runner.run.stopping import StopWatch
 from runner.signals import Stop, StopFlag
-from runner.types import RowResult, Sample, TokenChunk
+from runner.types import FinishReason, RowResult, Sample, TokenChunk
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,8 @@ class Loop:
                 self._recover(error)
             self._progress.show(self._engine.stats())
         self._writer.flush()
+        if self._is_done():
+            self._budget.check_end()
         return self._is_done()
 
     def _is_done(self) -> bool:
@@ -102,6 +104,7 @@ class Loop:
             self._stop_seen = self._stop.level
             self._deadline = self._clock() + self._stop.drain_seconds
             self._writer.flush()
+            self._engine.drop_waiting()
             if self._stop_seen is Stop.DRAIN and self._inflight.num_rows:
                 rows = self._inflight.num_rows
                 logger.warning("interrupted: finishing the %d rows in flight first; Ctrl-C again stops at once", rows)
@@ -135,6 +138,9 @@ class Loop:
         finished = []
         for sample in outputs:
             if isinstance(sample, TokenChunk):
+                continue
+            if sample.finish_reason is FinishReason.ABORT and not self._watch.has_ended(sample):
+                self._inflight.withdraw(sample.request_id)  # dropped for a stop: the next run does its row
                 continue
             self._watch.forget((sample.request_id, sample.sample_index))
             ticket = self._inflight.settle(sample)

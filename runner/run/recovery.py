@@ -96,6 +96,10 @@ class RestartingEngine:
         if samples:
             self.start().abort(samples)
 
+    def drop_waiting(self) -> None:
+        if self._client is not None:
+            self._client.drop_waiting()
+
     def close_input(self) -> None:
         """Tells the present engine, once, that no more requests will come."""
         if self._client is not None and not self._input_closed:

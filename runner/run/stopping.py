@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from runner.run.inflight import InFlight, Ticket
 from runner.text import StopMatcher
-from runner.types import SampleKey, SamplingParams, TokenChunk, Tokenizer
+from runner.types import Sample, SampleKey, SamplingParams, TokenChunk, Tokenizer
 
 
 def stop_matcher(tokenizer: Tokenizer, sampling: SamplingParams) -> StopMatcher:
@@ -25,6 +25,7 @@ class StopWatch:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._matchers: dict[SampleKey, StopMatcher] = {}
+        self._ended: set[SampleKey] = set()
 
     def stopped(self, chunks: Iterable[TokenChunk], inflight: InFlight) -> list[SampleKey]:
         """The samples that may end now."""
@@ -34,15 +35,22 @@ class StopWatch:
             key = chunk.request_id, chunk.sample_index
             if ticket is not None and self._matcher(key, ticket).push(chunk.token_ids):
                 ended.append(key)
+        self._ended.update(ended)
         return ended
+
+    def has_ended(self, sample: Sample) -> bool:
+        """Whether it was this watch that asked for the sample's end."""
+        return (sample.request_id, sample.sample_index) in self._ended
 
     def forget(self, key: SampleKey) -> None:
         """The sample is back."""
         self._matchers.pop(key, None)
+        self._ended.discard(key)
 
     def forget_all(self) -> None:
         """The engine that streamed is gone."""
         self._matchers.clear()
+        self._ended.clear()
 
     def _matcher(self, key: SampleKey, ticket: Ticket) -> StopMatcher:
         if key not in self._matchers:

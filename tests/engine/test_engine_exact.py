@@ -15,6 +15,7 @@ from runner.config import EngineConfig
 from runner.engine.build import core_over
 from runner.engine.core import EngineCore
 from runner.engine.device import CpuDevice, CudaDevice
+from runner.errors import ConfigError
 from runner.types import EngineRequest, FinishReason, SamplingParams
 
 MAX_TOKENS = 24
@@ -86,7 +87,7 @@ def test_any_batching_equals_generate(data: st.DataObject) -> None:
     """Draws configuration and arrivals: chunked prefill, preemption, prefix hits, both loops."""
     family = data.draw(st.sampled_from(families()))
     block_size = data.draw(st.sampled_from([1, 2, 4, 16, 32]))
-    fewest = -(-112 // block_size)
+    fewest = -(-128 // block_size)
     core = make_core(
         family,
         max_num_seqs=data.draw(st.integers(1, 9)),
@@ -164,6 +165,11 @@ def test_deterministic_steps_have_one_size_and_one_prompt() -> None:
     decode, several = step_sizes()
     assert len(decode) > 1
     assert several
+
+
+def test_a_cache_that_cannot_hold_the_longest_sequence_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"engine\.max_model_len=128 is more than the 112 tokens"):
+        make_core("llama", num_kv_blocks=7)
 
 
 CUDA_MODES = [{"enforce_eager": True}, {"compile": False}, {"compile": False, "async_batching": False}]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -154,3 +154,24 @@ class Streaming(EchoEngine):
         for key in samples:
             prompt, count = self._running.pop(key)
             self._ended.append(Sample(*key, [prompt[i % len(prompt)] for i in range(count)], FinishReason.ABORT))
+
+
+class Queued(EchoEngine):
+    """Works on the first request alone, one a poll; the others wait and can be dropped."""
+
+    def __init__(self, after_poll: Callable[[], None]) -> None:
+        super().__init__()
+        self._after_poll = after_poll
+        self._dropped: list[Sample] = []
+
+    def poll(self, timeout: float) -> list[Sample]:
+        dropped, self._dropped = self._dropped, []
+        self._waiting, rest = self._waiting[:1], self._waiting[1:]
+        samples = super().poll(timeout)
+        self._waiting = rest
+        self._after_poll()
+        return [*dropped, *samples]
+
+    def drop_waiting(self) -> None:
+        self._dropped = [Sample(request.request_id, 0, [], FinishReason.ABORT) for request in self._waiting[1:]]
+        self._waiting = self._waiting[:1]

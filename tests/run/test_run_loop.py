@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fakes import NAMES, Fragile, Memory, PlainJob, Rendering, Rows, Spans, Streaming
+from fakes import NAMES, Fragile, Memory, PlainJob, Queued, Rendering, Rows, Spans, Streaming
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -260,3 +260,25 @@ def test_a_stop_string_ends_the_sample_in_the_engine() -> None:
     assert make_loop(writer, 8, factory=lambda: engine, sampling=sampling, bad=frozenset({0, 1, 2, 4, 5, 6})).run()
     assert {k: v for k, v in writer.texts().items() if v} == {3: ["row "], 7: ["row "]}
     assert engine.longest <= 8
+
+
+def test_an_interrupt_finishes_what_runs_and_drops_what_only_waits() -> None:
+    stop, writer, polls = StopFlag(), Memory(), []
+
+    def interrupt_at_the_third() -> None:
+        polls.append(1)
+        if len(polls) == 3:
+            stop.request(Stop.DRAIN)
+
+    assert not make_loop(writer, 20, factory=lambda: Queued(interrupt_at_the_third), stop=stop).run()
+    assert {row_id: texts for row_id, texts in writer.texts().items() if texts} == {i: [f"row {i}"] for i in range(4)}
+    assert len(writer.results) == 4
+    assert len(polls) < 8
+
+
+def test_a_run_in_which_every_row_fails_is_no_success() -> None:
+    writer = Memory()
+    with pytest.raises(BudgetError, match="all 6 rows of this run failed"):
+        make_loop(writer, 6, bad=frozenset(range(6))).run()
+    assert len(writer.results) == 6
+    assert make_loop(Memory(), 6, bad=frozenset(range(5))).run()
