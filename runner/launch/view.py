@@ -49,6 +49,7 @@ class View:
         survey = self._look()
         if survey is not None:
             self._next_line = 0.0
+            self._seen.append((time.monotonic(), survey.rows))  # all processes may have ended before the first look
             self._paint(survey, time.monotonic())
         if self._bar is not None:
             self._bar.close()
