@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from runner.__main__ import exit_code_of
@@ -31,10 +32,13 @@ def _retry(arguments: list[str], stop: StopFlag) -> int:
     job = recorded_job(folder)
     if job is None:
         raise ConfigError(f"{arguments[0]}: there is no job of this runner; {_USAGE}")
+    if not job.command:
+        raise ConfigError(f"{arguments[0]}: its settings are not recorded; run its command with rerun.error_code=[any]")
     own = {"output.dir": str(folder), "output.overwrite": False, "launch.kind": "none", "partition": "0/1"}
     own["rerun.error_code"] = ["any"]
     config = recompose(job.command["settings"], own, arguments[1:])
-    os.chdir(job.command["directory"])  # relative paths are those of the command that began the job
+    with suppress(FileNotFoundError):  # then only absolute paths can be found, and what is not found is named
+        os.chdir(job.command["directory"])  # relative paths are those of the command that began the job
     log_to_stderr()
     return run(config, stop)
 

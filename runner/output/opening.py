@@ -56,8 +56,10 @@ class OutputSpec:
 
     def admit(self, job: JobRecord, asked: JobRecord) -> JobRecord:
         """The recorded job as it goes on under this spec; raises `ConfigError` where it may not."""
-        is_free = self.selection.is_free if self.selection else lambda _: False
-        return admit(job, asked, self.accept, self.growable, is_free)
+        if self.selection is None:
+            return admit(job, asked, self.accept, self.growable)
+        admitted = admit(job, asked, self.accept, self.growable, self.selection.is_free)
+        return replace(admitted, command=job.command)  # the settings of a rerun are not the job's
 
     def rerun_of(self, job: JobRecord) -> Rerun | None:
         if self.selection is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runner.config import RunnerConfig
 from runner.errors import BudgetError
 
 
@@ -33,3 +34,22 @@ class ErrorBudget:
             f"output.max_error_rate={self._max_rate:g}: {self._failed} of this run's {self._rows} rows failed; "
             "see errors/ for the codes, mend the input or raise the limit, and run again to continue"
         )
+
+
+class NoBudget(ErrorBudget):
+    """For rows that have failed before: that they may fail again is known."""
+
+    def __init__(self) -> None:
+        super().__init__(max_rate=1.0, after=0)
+
+    def check_end(self) -> None:
+        """Not one may succeed."""
+
+    def check(self) -> None:
+        """All may fail."""
+
+
+def budget_of(config: RunnerConfig) -> ErrorBudget:
+    if config.rerun.error_code:
+        return NoBudget()
+    return ErrorBudget(config.output.max_error_rate, config.output.max_error_rate_after)

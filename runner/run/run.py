@@ -18,7 +18,7 @@ from runner.report.metrics import MetricsLog
 from runner.report.progress import Progress
 from runner.report.summary import log_run, log_summary
 from runner.run.backends import Backend, choose_backend
-from runner.run.budget import ErrorBudget
+from runner.run.budget import budget_of
 from runner.run.fingerprint import GROWABLE, fingerprint
 from runner.run.finishing import Finisher
 from runner.run.inflight import InFlight
@@ -159,7 +159,7 @@ class _Plan:
             watch=StopWatch(tokenizer),
             writer=output,
             inflight=InFlight(config.seed),
-            budget=ErrorBudget(config.output.max_error_rate, config.output.max_error_rate_after),
+            budget=budget_of(config),
             guard=guard,
             progress=progress,
             stop=stop,

@@ -70,6 +70,16 @@ def test_the_original_command_finds_its_job_done(done, spec, generate, selection
     assert recorded_job(done).fingerprint == spec.fingerprint
 
 
+def test_what_a_rerun_accepts_is_the_jobs_and_how_it_ran_is_not(tmp_path, spec):
+    begun = replace(spec, command={"settings": "the job's"})
+    run_job(tmp_path / "out", begun)
+    changed = rerun_spec(replace(begun, command={"settings": "the rerun's"}), accept=("job.code",))
+    run_job(tmp_path / "out", replace(changed, fingerprint={**changed.fingerprint, "job.code": "mended"}))
+    job = recorded_job(tmp_path / "out")
+    assert job.command == {"settings": "the job's"} and job.reruns[0]["settings"] == {"sampling.max_tokens": 4096}
+    assert job.fingerprint == {**spec.fingerprint, "job.code": "mended"}
+
+
 def test_the_same_rerun_again_changes_nothing(done, spec):
     run_job(done, rerun_spec(spec))
     before = tree_bytes(done)
