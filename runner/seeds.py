@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _MASK = (1 << 64) - 1
+_SIGN = 1 << 63
 
 
 def _mix(x: int) -> int:
@@ -19,3 +20,13 @@ def sample_seed(run_seed: int, row_id: int, request_index: int = 0, sample_index
     for part in (row_id, request_index, sample_index):
         x = _mix(x ^ part)
     return x >> 1
+
+
+def seed_of(own_seed: int | None, run_seed: int, row_id: int, request_index: int, sample_index: int) -> int:
+    """The seed of one sample, an int64: a request's own seed counts up over its samples, otherwise the row decides.
+
+    Past the largest int64 it goes on at the smallest.
+    """
+    if own_seed is None:
+        return sample_seed(run_seed, row_id, request_index, sample_index)
+    return ((own_seed + sample_index + _SIGN) & _MASK) - _SIGN

@@ -11,7 +11,7 @@ from runner.engine.process import EngineProcess
 from runner.engine.settings import EngineSettings
 from runner.errors import ConfigError
 from runner.models import resolve_model
-from runner.seeds import sample_seed
+from runner.seeds import seed_of
 from runner.text import StopMatcher, TextTokenizer, checked_sampling, resolve_tokens
 from runner.types import EngineRequest, Message, Sample, SampleKey, SamplingParams
 
@@ -108,7 +108,7 @@ class Engine:
                 first + i,
                 ids,
                 p,
-                tuple(sample_seed(self._seed, i, 0, k) if p.seed is None else p.seed + k for k in range(p.n)),
+                tuple(seed_of(p.seed, self._seed, i, 0, k) for k in range(p.n)),
                 tuple(range(p.n)),
                 stream=bool(p.stop),
             )

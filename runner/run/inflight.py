@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import count
 
-from runner.seeds import sample_seed
+from runner.seeds import seed_of
 from runner.types import EngineRequest, Request, RowResult, Sample, SourceRow
 
 
@@ -92,7 +92,8 @@ class InFlight:
         return rows
 
     def _ask(self, work: RowWork, request: Request, indices: list[int]) -> EngineRequest:
-        seeds = {index: seed_of(self._run_seed, request, index) for index in indices}
+        own, place = request.sampling.seed, (request.row_id, request.request_index)
+        seeds = {index: seed_of(own, self._run_seed, *place, index) for index in indices}
         request_id = next(self._ids)
         self._tickets[request_id] = Ticket(work, request, seeds)
         return EngineRequest(
@@ -103,13 +104,6 @@ class InFlight:
             tuple(indices),
             stream=bool(request.sampling.stop),
         )
-
-
-def seed_of(run_seed: int, request: Request, sample_index: int) -> int:
-    """The seed of one sample: a fixed sampling.seed counts up over the samples, otherwise the row decides."""
-    if request.sampling.seed is not None:
-        return request.sampling.seed + sample_index
-    return sample_seed(run_seed, request.row_id, request.request_index, sample_index)
 
 
 def _open(work: RowWork, request: Request) -> list[int]:
