@@ -12,7 +12,6 @@ from runner.cli.compose import CONF, compose, presets
 from runner.cli.keys import groups, known_keys
 from runner.config import EngineKind, RunnerConfig
 from runner.errors import ConfigError
-from runner.text import resolve_sampling
 
 GENERATE = ("job=generate", "input.path=rows.jsonl")
 
@@ -61,9 +60,18 @@ def test_the_folder_is_named_after_the_job() -> None:
     assert compose([*GENERATE, "output.dir=/tmp/x"]).output.dir == "/tmp/x"
 
 
-def test_backslash_n_in_a_stop_string_is_a_newline() -> None:
-    config = compose([*GENERATE, r'sampling.stop=["\n\n","User:"]'])
-    assert resolve_sampling(config.sampling, {}).stop == ("\n\n", "User:")
+def test_backslash_n_is_a_newline_in_every_setting_that_is_text() -> None:
+    config = compose(
+        [
+            *GENERATE,
+            r'sampling.stop=["\n\n","User:"]',
+            r'sampling.bad_words=["a\n"]',
+            r'job.template="{{ a }}\n{{ b }}"',
+            r'job.system_prompt="x\ny"',
+        ]
+    )
+    assert (config.sampling.stop, config.sampling.bad_words) == (["\n\n", "User:"], ["a\n"])
+    assert (config.job.template, config.job.system_prompt) == ("{{ a }}\n{{ b }}", "x\ny")
 
 
 def test_free_form_keys_need_no_plus() -> None:

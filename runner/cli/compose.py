@@ -124,7 +124,21 @@ def _to_dataclasses(tree: DictConfig) -> RunnerConfig:
         raise ConfigError(f"{key} is missing: give {key}=... ({known_keys()[key].help})")
     config: Any = OmegaConf.to_object(tree)
     assert isinstance(config, RunnerConfig)
+    _write_newlines(config)
     return config
+
+
+def _write_newlines(config: RunnerConfig) -> None:
+    """A command line cannot easily hold a newline: in a setting that is text, ``\\n`` stands for one."""
+    job, sampling = config.job, config.sampling
+    job.template = job.template and _newlines(job.template)
+    job.system_prompt = job.system_prompt and _newlines(job.system_prompt)
+    sampling.stop = [_newlines(text) for text in sampling.stop]
+    sampling.bad_words = [_newlines(text) for text in sampling.bad_words]
+
+
+def _newlines(text: str) -> str:
+    return text.replace("\\n", "\n")
 
 
 def _fill_in(config: RunnerConfig) -> None:

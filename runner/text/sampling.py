@@ -51,8 +51,6 @@ def resolve_sampling(config: SamplingConfig, generation_config: Mapping[str, Any
     What the model decided is logged. Raises ConfigError naming the key, the value and the fix.
     """
     given = {name: value for name in _NAMES if (value := getattr(config, name, None)) is not None}
-    for name in ("stop", "bad_words"):
-        given[name] = [_newlines(text) for text in given.get(name, [])]
     taken = {
         name: generation_config[name]
         for name in _FROM_MODEL
@@ -96,11 +94,6 @@ def _check_together(params: SamplingParams, prefix: str) -> None:
         raise ConfigError(
             f"{prefix}n={params.n} with temperature=0 gives equal answers; set temperature above 0 or n=1"
         )
-
-
-def _newlines(text: str) -> str:
-    """A command line cannot easily hold a newline: ``\\n`` stands for one."""
-    return text.replace("\\n", "\n") if isinstance(text, str) else text
 
 
 Check = Callable[[str, Any], Any]

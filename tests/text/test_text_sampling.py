@@ -23,10 +23,6 @@ def test_null_takes_the_models_value_then_the_default(caplog: pytest.LogCaptureF
     assert "temperature=0.6" in caplog.text and "top_k" not in caplog.text
 
 
-def test_backslash_n_in_a_stop_string_is_a_newline() -> None:
-    assert resolve_sampling(SamplingConfig(stop=["\\n\\n", "x"]), {}).stop == ("\n\n", "x")
-
-
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -77,7 +73,7 @@ def test_no_overrides_give_the_very_same_parameters() -> None:
 
 
 def test_settings_of_the_job_reach_the_parameters() -> None:
-    config = SamplingConfig(logit_bias={5: -1, "7": None}, bad_words=["a\\n"], repetition_stop=9)
+    config = SamplingConfig(logit_bias={5: -1, "7": None}, bad_words=["a\n"], repetition_stop=9)
     params = resolve_sampling(config, {})
     assert (params.logit_bias, params.bad_words, params.repetition_stop) == (((5, -1.0),), ("a\n",), 9)
 
