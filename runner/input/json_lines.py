@@ -26,6 +26,7 @@ _HARMLESS = {str, bool, type(None)}
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _INTEGER = re.compile(rb"(?<![0-9.eE+-])-?[0-9]{19,}(?![0-9.eE])")
+_NOT_FINITE = re.compile(r"NaN|Infinity")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -182,9 +183,12 @@ def _depth(line: bytes) -> int:
 
 def _syntax_error(line: bytes, error: orjson.JSONDecodeError) -> LineError:
     try:
-        line.decode("utf-8")
+        text = line.decode("utf-8")
     except UnicodeDecodeError as bad:
         return LineError("invalid_utf8", f"byte {bad.start + 1} of the line is not valid UTF-8")
+    found = _NOT_FINITE.match(text, error.pos)
+    if found:
+        return LineError("invalid_json", f"{found[0]} is no JSON value (char {error.pos}); write null instead")
     return LineError("invalid_json", f"not valid JSON: {error}")
 
 

@@ -169,6 +169,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, dict[str, Any]]] = {
     "unknown suffix": (lambda folder: jsonl(folder, name="rows.txt"), "input.format=auto cannot tell", {}),
     "UTF-16": (lambda folder: jsonl(folder, GOOD.decode().encode("utf-16")), "is UTF-16", {}),
     "a JSON array": (lambda folder: jsonl(folder, b'[\n {"prompt": "x"}\n]'), "is one JSON array", {}),
+    "a JSON array on one line": (
+        lambda folder: jsonl(folder, b'\n [{"prompt": "x"}, {"prompt": "y"}]', "rows.json"),
+        r"is one JSON array.*jq -c '\.\[\]' rows\.json > rows\.jsonl",
+        {},
+    ),
     "output inside the glob": (lambda folder: jsonl(folder) and str(folder / "**/*"), "output folder", {"out": "."}),
     "prompt column absent": (lambda folder: jsonl(folder, b'{"topic": "x"}\n'), "prompt_column", {}),
     "template variable that is no column": (

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from input_support import GOOD, run_all
 
+from runner.input.json_lines import LineError, parse_line
 from runner.text import TextTokenizer
 from runner.types import Request, RowError, Stage
 
@@ -138,6 +139,20 @@ def test_a_line(name: str, tmp_path: Path, tokenizer: TextTokenizer) -> None:
         assert errors[0].raw and len(errors[0].raw) <= 4096
     else:
         assert errors[0].source is not None
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"é": 1, "a": NaN}', "NaN is no JSON value (char 14); write null instead"),
+        ('{"a": [-Infinity]}', "Infinity is no JSON value (char 8); write null instead"),
+        ('{"a": "NaN', "not valid JSON: unexpected end of data"),
+    ],
+)
+def test_a_number_that_json_does_not_have_is_named(line: str, message: str) -> None:
+    with pytest.raises(LineError) as caught:
+        parse_line(line.encode())
+    assert str(caught.value).startswith(message)
 
 
 def test_lines_cannot_complete_one_another(tmp_path: Path, tokenizer: TextTokenizer) -> None:

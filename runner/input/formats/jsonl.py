@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -51,10 +52,10 @@ class JsonlFormat:
         with ByteStream(path) as stream:
             position = 0
             for batch in read_lines(stream):
-                if batch.number == 1:
-                    _refuse_other_text(path, batch.lines[0])
                 marks.offer(num_rows, batch.offset, batch.number)
                 rows = _rows_of(batch)[: None if limit is None else limit - num_rows]
+                if rows and not num_rows:
+                    _refuse_other_text(path, rows.lines[0])
                 _observe(rows.lines, observed)
                 num_rows += len(rows)
                 tick(len(rows), stream.compressed_position - position)
@@ -126,8 +127,17 @@ def _convert_each(
             yield SourceRow(row_id, check.complete(value))
 
 
-def _refuse_other_text(path: str, first_line: bytes) -> None:
-    if first_line.startswith(_UTF16):
+def _refuse_other_text(path: str, first_row: bytes) -> None:
+    if first_row.startswith(_UTF16):
         raise ConfigError(f"input.path: {path} is UTF-16; convert it to UTF-8")
-    if first_line.strip() == b"[":
-        raise ConfigError(f"input.path: {path} is one JSON array; write one object a line (jq -c '.[]')")
+    if first_row.strip() == b"[" or (first_row.lstrip().startswith(b"[") and _is_plain_json(path)):
+        raise ConfigError(
+            f"input.path: {path} is one JSON array, not an object a line; "
+            f"make JSONL of it: jq -c '.[]' {Path(path).name} > {Path(path).stem}.jsonl"
+        )
+
+
+def _is_plain_json(path: str) -> bool:
+    """A name that promises one JSON value; in a .jsonl file a first line that is an array is one bad row."""
+    name = Path(path)
+    return (Path(name.stem) if compression.is_compressed(path) else name).suffix == ".json"
