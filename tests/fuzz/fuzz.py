@@ -149,16 +149,17 @@ def fuzz(cases: int, seconds: float, seed: int) -> Counter[str]:
     counts: Counter[str] = Counter()
     deadline = time.monotonic() + seconds
     while counts.total() < cases and time.monotonic() < deadline:
-        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
         rng = random.Random(seed)
         (target,) = rng.choices([target for _, target in ROUNDS], [weight for weight, _ in ROUNDS])
+        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
         try:
             counts[target.__name__] += target(rng)
         except BaseException as error:
             error.add_note(f"round --seed {seed} ({target.__name__})")
             raise
+        finally:  # armed after the round it would end whatever runs then
+            faulthandler.cancel_dump_traceback_later()
         seed += 1
-    faulthandler.cancel_dump_traceback_later()
     return counts
 
 
