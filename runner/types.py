@@ -192,6 +192,9 @@ class EngineStats:
     prefill_seconds: float = 0.0  # device time of steps with prompt tokens
     decode_seconds: float = 0.0  # device time of the other steps
     idle_seconds: float = 0.0  # device time between one step's end and the next one's start, while there was work
+    kv_tokens_read: int = 0  # tokens of cache that the steps have read for their running sequences
+    running_lengths: Any = field(default=(), compare=False)  # [R] answer tokens so far of each running sequence
+    device: str = ""  # the accelerator's name; empty on a CPU
 
 
 class Tokenizer(Protocol):

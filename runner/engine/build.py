@@ -92,7 +92,9 @@ def core_over(
     )
     if accelerated and engine.compile:
         compile_layers(decoder_layers(model))
-    return EngineCore(Scheduler(config), runner, engine.async_batching, engine.enable_prefix_caching)
+    scheduler = Scheduler(config)
+    scheduler.stats.device = torch.cuda.get_device_name(target) if target.type == "cuda" else ""
+    return EngineCore(scheduler, runner, engine.async_batching, engine.enable_prefix_caching)
 
 
 def _device_name(choice: DeviceChoice) -> str:

@@ -107,6 +107,7 @@ class EngineCore:
         stats.num_waiting = len(self.scheduler.roster.waiting)
         stats.num_running = self.scheduler.roster.num_occupied
         stats.kv_blocks_used = self.scheduler.blocks.num_used
+        stats.running_lengths = self.scheduler.slots.num_outputs[self.scheduler.roster.running]
         times = self._runner.times
         stats.prefill_seconds, stats.decode_seconds, stats.idle_seconds = times.prefill, times.decode, times.idle
         return stats

@@ -132,6 +132,7 @@ class Scheduler:
             table.num_blocks[needy] = index + 1
             plan.block_updates.append(np.stack([needy, index, blocks], axis=1))
         table.length[rows] += 1
+        self.stats.kv_tokens_read += int(table.length[rows].sum())
         plan.decode = rows
 
     def _preempt_newest(self) -> None:

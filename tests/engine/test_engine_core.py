@@ -258,3 +258,14 @@ def test_a_prefill_step_waits_until_it_is_worth_interrupting_the_running_rows() 
         admitted.append(before[1] - len(core.scheduler.roster.waiting))
     assert max(admitted) == 2
     assert all(count in (0, 2) for count in admitted), admitted
+
+
+def test_counters_tell_what_was_read_and_how_long_the_running_answers_are() -> None:
+    core = make_core(SchedulerConfig(4, 64, 64, 4, 64), async_batching=False)
+    core.add([request(0, [1, 2, 3], max_tokens=10), request(1, [4], max_tokens=3)])
+    for _ in range(3):  # both prompts, then two decode steps over 4 and 5 tokens, and over 2 and 3
+        core.step()
+    assert core.stats().kv_tokens_read == 4 + 5 + 2 + 3
+    assert list(core.stats().running_lengths) == [3]
+    finish(core)
+    assert list(core.stats().running_lengths) == []
