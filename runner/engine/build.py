@@ -27,9 +27,12 @@ from runner.errors import ConfigError
 log = logging.getLogger(__name__)
 
 
-def build_core(settings: EngineSettings) -> EngineCore:
-    """Loads the model and returns an engine that is ready to step. Raises ConfigError for what it cannot serve."""
-    device = open_device(_device_name(settings.model.device))
+def build_core(settings: EngineSettings, device: Device | None = None) -> EngineCore:
+    """Loads the model and returns an engine that is ready to step. Raises ConfigError for what it cannot serve.
+
+    ``device`` is used in place of the one that the settings choose.
+    """
+    device = device or choose_device(settings.model.device)
     model = load_model(settings.files, settings.model, device.torch_device)
     return core_over(
         model, settings.engine, device, eos_ids=settings.files.eos_token_ids, context=settings.files.context_length
@@ -97,12 +100,13 @@ def core_over(
     return EngineCore(scheduler, runner, engine.async_batching, engine.enable_prefix_caching)
 
 
-def _device_name(choice: DeviceChoice) -> str:
+def choose_device(choice: DeviceChoice) -> Device:
+    """Raises ConfigError when CUDA is asked for and there is none."""
     if choice is DeviceChoice.auto:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return open_device("cuda" if torch.cuda.is_available() else "cpu")
     if choice is DeviceChoice.cuda and not torch.cuda.is_available():
         raise ConfigError("model.device=cuda: torch sees no CUDA device; use model.device=auto or install a CUDA build")
-    return str(choice.value)
+    return open_device(str(choice.value))
 
 
 def _check_cache(config: SchedulerConfig) -> None:

@@ -46,8 +46,8 @@ class EngineCore:
         self, scheduler: Scheduler, runner: Runner, async_batching: bool = True, prefix_caching: bool = True
     ) -> None:
         self.scheduler = scheduler
-        self._runner = runner
-        self._async = async_batching
+        self.runner = runner
+        self.async_batching = async_batching
         self._prefix_caching = prefix_caching
         self._in_flight: deque[Launched] = deque()
 
@@ -59,7 +59,7 @@ class EngineCore:
         """Queues requests; returns the samples of those that can never run here, with the reason."""
         refused = []
         if not self.has_work:
-            self._runner.times.pause()
+            self.runner.times.pause()
         for request in requests:
             tokens = np.asarray(request.prompt_token_ids, dtype=np.int32)
             limit = min(len(tokens) + request.sampling.max_tokens, self.scheduler.config.max_model_len)
@@ -96,10 +96,10 @@ class EngineCore:
         if plan is None:
             return self._accept_all_but(0)
         try:
-            self._in_flight.append(self._runner.launch(plan, self.scheduler.slots))
+            self._in_flight.append(self.runner.launch(plan, self.scheduler.slots))
         except torch.OutOfMemoryError:
             return self._accept_all_but(0) + self._shrink([plan])
-        return self._accept_all_but(1 if self._async else 0)
+        return self._accept_all_but(1 if self.async_batching else 0)
 
     def stats(self) -> EngineStats:
         """A snapshot; the object is kept up to date by later calls."""
@@ -108,7 +108,7 @@ class EngineCore:
         stats.num_running = self.scheduler.roster.num_occupied
         stats.kv_blocks_used = self.scheduler.blocks.num_used
         stats.running_lengths = self.scheduler.slots.num_outputs[self.scheduler.roster.running]
-        times = self._runner.times
+        times = self.runner.times
         stats.prefill_seconds, stats.decode_seconds, stats.idle_seconds = times.prefill, times.decode, times.idle
         return stats
 
@@ -131,7 +131,7 @@ class EngineCore:
         while len(self._in_flight) > ahead:
             launched = self._in_flight.popleft()
             try:
-                tokens, status = self._runner.results(launched)
+                tokens, status = self.runner.results(launched)
             except torch.OutOfMemoryError:
                 failed = [launched.plan, *(later.plan for later in self._in_flight)]
                 self._in_flight.clear()
@@ -141,7 +141,7 @@ class EngineCore:
 
     def _shrink(self, failed: list[StepPlan]) -> list[Sample]:
         """Out of memory: halves the batch and computes the failed steps' rows again; a lone row is given up."""
-        self._runner.recover()
+        self.runner.recover()
         scheduler = self.scheduler
         slots = {slot for plan in failed for slot in plan.slots}
         samples: list[Sample] = []

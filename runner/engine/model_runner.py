@@ -85,7 +85,7 @@ class ModelRunner:
         )
         self._sampling = SamplingState(config.max_num_seqs, vocab_size, device.torch_device)
         self._sampler = load_sampler(device.torch_device)
-        self._builder = BatchBuilder(config, eos_ids)
+        self.builder = BatchBuilder(config, eos_ids)
         capacity, results = packet_capacity(config), 2 * 2 * config.max_num_seqs
         self._host_in = [device.host_buffer(f"host_in{i}", capacity) for i in range(_NUM_BUFFERS)]
         self._device_in = [device.device_buffer(f"device_in{i}", capacity) for i in range(_NUM_BUFFERS)]
@@ -100,7 +100,7 @@ class ModelRunner:
         i = self._parity = (self._parity + 1) % _NUM_BUFFERS
         device, host_in, device_in = self._device, self._host_in[i], self._device_in[i]
         device_out, host_out = self._device_out[i], self._host_out[i]
-        packet = self._builder.build(plan, table.block_table, table.length, host_in.host_write())
+        packet = self.builder.build(plan, table.block_table, table.length, host_in.host_write())
         if packet.size:
             size = packet.size
             device.h2d.enqueue(_copy(host_in, device_in, size), reads=[host_in], writes=[device_in])
@@ -127,7 +127,7 @@ class ModelRunner:
     def recover(self) -> None:
         """After a step failed: drops what is queued, and what the device was believed to hold of it."""
         self._device.discard()
-        self._builder.forget_rows()
+        self.builder.forget_rows()
 
     @torch.inference_mode()
     def _run(self, step: _Step, data: Tensor, out: Tensor) -> None:

@@ -33,7 +33,7 @@ def no_wait_for_results(core: EngineCore, patch: pytest.MonkeyPatch) -> None:
 
 def waits_for_compute_alone(core: EngineCore, patch: pytest.MonkeyPatch) -> None:
     """The host waits for the step, but not for the copy of its tokens."""
-    runner: Any = core._runner
+    runner: Any = core.runner
     launch = runner.launch
 
     def early(*args: Any) -> Launched:
@@ -60,7 +60,7 @@ def three_in_flight(core: EngineCore, patch: pytest.MonkeyPatch) -> None:
 
 def late_packet(core: EngineCore, patch: pytest.MonkeyPatch) -> None:
     """The packet is touched again after its copy was queued."""
-    runner: Any = core._runner
+    runner: Any = core.runner
     launch = runner.launch
 
     def again(*args: Any) -> Launched:
@@ -115,7 +115,7 @@ def test_a_slot_handed_out_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -
 def test_out_of_memory_on_the_device_shrinks_the_batch_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The step fails when the device gets to it, with the next one already queued behind it."""
     core, answers = make_core("llama", max_num_seqs=8, num_kv_blocks=200), {}
-    runner: Any = core._runner
+    runner: Any = core.runner
     forward = runner._forward
 
     def fails(token_ids: torch.Tensor, positions: torch.Tensor, batch: Any, keep: Any) -> torch.Tensor:
@@ -139,7 +139,7 @@ def test_out_of_memory_on_the_device_shrinks_the_batch_and_goes_on(monkeypatch: 
 
 def test_a_row_with_nan_logits_ends_with_an_error_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     core = make_core("llama", max_num_seqs=4, num_kv_blocks=200)
-    runner: Any = core._runner
+    runner: Any = core.runner
     forward = runner._forward
 
     def poisoned(token_ids: torch.Tensor, positions: torch.Tensor, batch: Any, keep: Any) -> torch.Tensor:
