@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import json
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -18,6 +20,7 @@ from runner.output.sealed import Broken, digest, seal, unseal
 
 FORMAT_VERSION = 1
 _SHOWN_CHARS = 60
+_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,16 @@ def normal(values: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(dict(values), sort_keys=True, default=str))
 
 
+def refuse_unknown(accept: Collection[str], asked: JobRecord, job: JobRecord | None) -> None:
+    """Raises `ConfigError` for a name in ``accept`` that is recorded neither now nor in the folder's job."""
+    known = asked.fingerprint.keys() | (job.fingerprint.keys() if job is not None else ())
+    for name in accept:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "the refusal of a changed setting names it"
+            raise ConfigError(f"resume.accept=[{name}]: no setting that changes the output has this name; {hint}")
+
+
 def admit(
     job: JobRecord,
     spec: JobRecord,
@@ -174,8 +187,11 @@ def _difference(changes: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
+    """As JSON, short: of a hash the beginning, and of a long text too, with its quotes."""
+    text = _HASH.sub(r"\1...", json.dumps(value, ensure_ascii=False))
+    if len(text) <= _SHOWN_CHARS:
+        return text
+    return text[:_SHOWN_CHARS] + ('..."' if isinstance(value, str) else "...")
 
 
 def job_record(

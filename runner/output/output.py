@@ -11,7 +11,7 @@ from runner.output.columns import Columns
 from runner.output.commits import Totals
 from runner.output.disk import Disk
 from runner.output.folder import Folder, clear_folder, guard, make_folder, make_part_dirs, refuse_foreign
-from runner.output.job import JobRecord, read_job
+from runner.output.job import JobRecord, read_job, refuse_unknown
 from runner.output.layout import Layout
 from runner.output.leases import Leases
 from runner.output.ledger import Ledger
@@ -59,6 +59,7 @@ class Output:
         """
         layout, disk = Layout(Path(path)), disk or Disk()
         asked = asked_job(spec)
+        refuse_unknown(spec.accept, asked, None if spec.overwrite else read_job(disk, layout))
         if spec.overwrite:
             clear_folder(disk, layout)
         job = read_job(disk, layout)

@@ -116,6 +116,32 @@ def test_a_changed_setting_is_refused_by_name(tmp_path, spec, generate):
         assert output.is_done
 
 
+def test_a_changed_file_is_shown_by_the_beginning_of_its_hash(tmp_path, spec, generate):
+    generate(tmp_path / "out", replace(spec, fingerprint={"job.code": "a" * 64, "job.template": "t" * 90}))
+    with pytest.raises(ConfigError) as caught:
+        Output.open(tmp_path / "out", replace(spec, fingerprint={"job.code": "b" * 64, "job.template": "t" * 91}))
+    assert 'job.code: "aaaaaaaaaaaa..." -> "bbbbbbbbbbbb..."; job.template: "tttt' in str(caught.value)
+    assert str(caught.value).count('"') == 8
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_name_in_accept_that_is_no_setting_is_refused_and_nothing_is_touched(tmp_path, spec, generate, overwrite):
+    typo = replace(spec, accept=("job.cod",), overwrite=overwrite)
+    with pytest.raises(ConfigError, match=r"resume\.accept=\[job\.cod\]: .* did you mean job\.code\?"):
+        Output.open(tmp_path / "out", typo)
+    assert not (tmp_path / "out").exists()
+    generate(tmp_path / "out", spec)
+    with pytest.raises(ConfigError, match="did you mean"):
+        Output.open(tmp_path / "out", typo)
+    assert (tmp_path / "out/_SUCCESS").exists()
+
+
+def test_a_setting_that_an_older_version_had_may_be_accepted(tmp_path, spec, generate):
+    generate(tmp_path / "out", replace(spec, fingerprint={**spec.fingerprint, "old.key": 1}))
+    with Output.open(tmp_path / "out", replace(spec, accept=("old.key",))) as output:
+        assert output.ranges_left == 0
+
+
 def test_overwrite_starts_over(tmp_path, spec, generate):
     generate(tmp_path / "out", spec)
     with Output.open(tmp_path / "out", replace(spec, overwrite=True)) as output:
