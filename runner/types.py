@@ -6,6 +6,7 @@ A *row* is one record of the input. A job renders it to one or more *requests*; 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,6 +14,10 @@ from typing import Any, Protocol
 
 Message = dict[str, Any]
 """One chat message: at least ``role`` and ``content``."""
+
+MAX_LOGPROBS = 20  # of the best tokens at each place
+MAX_BAD_PHRASES = 256  # bad words of several tokens in a request, written with and without a space before them
+MAX_PHRASE_TOKENS = 16  # of one bad word
 
 
 class FinishReason(StrEnum):
@@ -58,7 +63,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
-    bad_words: tuple[str, ...] = ()
+    bad_words: tuple[str | tuple[int, ...], ...] = ()  # texts, or ids where the tokenizer has been asked
     logprobs: int | None = None
     repetition_stop: int = 0  # tokens an exact cycle must cover before it stops a sample; 0 is off
     skip_special_tokens: bool = True
@@ -106,6 +111,33 @@ class Request:
     truncated: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Natural logarithms of the probabilities with which the tokens of a sample were drawn.
+
+    They are of the distribution that was sampled from: after penalties, bias and bad words, temperature, top-k, top-p
+    and min-p; a greedy sample's are at temperature 1 without the filters. ``packed`` has for each token its own
+    (float32), then ``num_top`` pairs (int32 id, float32) of the best tokens in falling order, the id -1 where
+    fewer could be drawn; little-endian.
+    """
+
+    num_top: int
+    packed: bytes
+
+    def entries(self, token_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """One record for each of ``token_ids``, which may be fewer than all: token_id, logprob, and the best as top."""
+        rows = struct.iter_unpack("<f" + "if" * self.num_top, self.packed)
+        return [
+            {"token_id": token, "logprob": own, "top": _best_tokens(best)}
+            for token, (own, *best) in zip(token_ids, rows, strict=False)
+        ]
+
+
+def _best_tokens(flat: list[Any]) -> list[dict[str, Any]]:
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    return [{"token_id": token, "logprob": value} for token, value in pairs if token >= 0]
+
+
 @dataclass(slots=True)
 class Sample:
     """What the engine returns for one sample: ids only. ``error`` is set with FinishReason.ERROR."""
@@ -116,12 +148,15 @@ class Sample:
     finish_reason: FinishReason
     stop_reason: int | str | None = None
     error: str | None = None
-    logprobs: list[Any] | None = None
+    logprobs: Logprobs | None = None
 
 
 @dataclass(slots=True)
 class Completion:
-    """A finished sample as text: what ``parse(row, completion)`` of a job receives."""
+    """A finished sample as text: what ``parse(row, completion)`` of a job receives.
+
+    ``logprobs`` is set where the request asked: one record a token, as `Logprobs.entries` makes them.
+    """
 
     row_id: int
     request_index: int
@@ -135,6 +170,7 @@ class Completion:
     prompt: str | None = None
     messages: list[Message] | None = None
     reasoning: str | None = None
+    logprobs: list[dict[str, Any]] | None = None
 
 
 @dataclass(slots=True)

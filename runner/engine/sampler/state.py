@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from runner.engine.sampler.edits import EditPool
+from runner.engine.sampler.phrases import TAIL, phrase_tables
 from runner.errors import ConfigError
 from runner.types import SamplingParams
 
@@ -112,25 +113,40 @@ class SamplingState:
         output_ids: Tensor,
         bias: tuple[np.ndarray, np.ndarray],
     ) -> None:
-        """Give an admitted slot its penalty counts and its bias (`bias_entries`).
+        """Give an admitted slot its penalty counts, its bias (`bias_entries`) and its bad words, which are ids here.
 
-        ``prompt_ids`` and ``output_ids`` (integers, on the device) rebuild the counts: a preempted sequence passes the
-        outputs that it has. Under asynchronous batching these must be all tokens sampled so far.
+        ``prompt_ids`` and ``output_ids`` (integers, on the device) rebuild counts and tails: a preempted sequence
+        passes the outputs that it has. Under asynchronous batching these must be all tokens sampled so far.
         """
         edit_row = self.edits.take(slot)
         if has_penalties(params):
             self.edits.load_counts(edit_row, prompt_ids, output_ids)
         elif self.edits.counts is not None:
             self.edits.counts[edit_row].zero_()
-        if len(bias[0]):
+        if len(bias[0]) or params.bad_words:
             self.edits.load_bias(edit_row, *bias)
         elif self.edits.bias is not None:
             self.edits.bias[edit_row].zero_()
+        if params.bad_words:
+            recent = torch.cat([prompt_ids[-TAIL:], output_ids[-TAIL:]])
+            self.edits.load_phrases(edit_row, phrase_tables(params.bad_words), recent)
+        else:
+            self.edits.clear_phrases(edit_row)
         self.edit_row[slot] = edit_row
 
     def retire(self, slot: int) -> None:
         """Give the slot's edit row back, if it has one. Steps in flight still see it, as they see the slot."""
         self.edits.give_back(slot)
+
+    def ban(self, rows: Tensor) -> None:
+        """Before rows (int32 [B]) are sampled: bans each token that would complete one of their bad words."""
+        if self.edits.has_phrases:
+            self.edits.ban(self.edit_row[rows.long()])
+
+    def follow(self, rows: Tensor, tokens: Tensor) -> None:
+        """After rows were sampled: their bad words go on with these tokens, int32 [B]."""
+        if self.edits.has_phrases:
+            self.edits.follow(self.edit_row[rows.long()], tokens)
 
     def _floats(self, name: str) -> Tensor:
         return self.words.view(torch.float32)[:, FIRST_WORD[name]]

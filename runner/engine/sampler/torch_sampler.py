@@ -60,11 +60,14 @@ class TorchSampler:
             torch.zeros(len(rows), dtype=torch.float32, device=logits.device),
         )
         full = variant is Variant.FULL
+        if full:
+            state.ban(rows)
         self._choose(batch, state, full, logprobs if full else None)
         valid = batch.best.isfinite()
         batch.tokens.masked_fill_(~valid, 0)
         if full:
             _count(batch, state, valid)
+            state.follow(rows, batch.tokens.to(torch.int32))
         stopped = (words[:, FIRST_WORD["stop_ids"] :] == batch.tokens[:, None]).any(1)
         status = torch.where(valid, stopped.to(torch.int32), int(Status.INVALID))
         return batch.tokens.to(torch.int32), status
@@ -162,6 +165,15 @@ def _write_logprobs(buffer: LogprobsBuffer, index: int, logs: Tensor, token: Ten
     logs = logs.nan_to_num(nan=NEGATIVE_INFINITY, neginf=NEGATIVE_INFINITY)
     buffer.sampled[index] = logs[token]
     count = min(buffer.token_ids.shape[1], len(logs))
-    values, ids = logs.topk(count)
+    values, ids = _first_best(logs, count)
     buffer.logprobs[index].fill_(NEGATIVE_INFINITY)[:count] = values
     buffer.token_ids[index].fill_(-1)[:count] = torch.where(values.isfinite(), ids, -1).int()
+
+
+def _first_best(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(values, ids) of the ``count`` largest of x [V]; equal ones by id: a longer list begins like a shorter one."""
+    if count == 0:
+        return x[:0], torch.empty(0, dtype=torch.int64, device=x.device)
+    candidates = (x >= x.topk(count).values[-1]).nonzero()[:, 0]
+    values, order = x[candidates].sort(descending=True, stable=True)
+    return values[:count], candidates[order[:count]]

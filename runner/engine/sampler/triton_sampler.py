@@ -43,6 +43,8 @@ class TritonSampler:
     ) -> tuple[Tensor, Tensor]:
         num_rows, vocab_size = logits.shape
         full = variant is Variant.FULL
+        if full:
+            state.ban(rows)
         counts = state.edits.counts if full else None
         bias = state.edits.bias if full else None
         # Triton takes no None for a tensor that a switched-off branch would read: the words stand in.
@@ -60,6 +62,8 @@ class TritonSampler:
             )  # fmt: skip
         if counts is not None:
             count_kernel[(num_rows,)](tokens, status, rows, state.words, counts, vocab_size, num_warps=1)
+        if full:
+            state.follow(rows, tokens)
         return tokens, status
 
 

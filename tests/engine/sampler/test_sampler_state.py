@@ -68,7 +68,7 @@ def test_edit_rows_are_allocated_when_asked_for_and_reused() -> None:
         state.load_edits(slot, penalised, torch.tensor([slot % 10]), EMPTY, NO_BIAS)
     rows = state.edit_row.tolist()
     assert sorted(rows) == list(range(65))
-    assert state.edits.counts.shape == (65, 10)
+    assert state.edits.counts.shape == (66, 10)  # one row is nobody's
     assert state.edits.counts[rows[0]].tolist() == [0, 2, 0, 0, 0, 0, 0, 0, 0, 0]
     generation = state.edits.generation
     for slot in (5, 9):
