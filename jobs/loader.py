@@ -8,7 +8,8 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -43,7 +44,8 @@ class LoadedJob:
     read: Callable[[dict[str, Any], Completion], dict[str, Any] | None]
 
     def prompt(self, row: dict[str, Any]) -> Any:
-        return self.ask(row)
+        with _exits_are_errors():
+            return self.ask(row)
 
     def parse(self, row: dict[str, Any], completion: Completion) -> dict[str, Any] | None:
         """One value per declared column, null where the job gave none; None drops the sample.
@@ -51,7 +53,8 @@ class LoadedJob:
         Raises ConfigError when the job gives a value that no column declares: the schema is fixed before the run.
         The job reads a copy of the row: what it does to it must not reach the output.
         """
-        values = self.read(copy.deepcopy(row), completion)
+        with _exits_are_errors():
+            values = self.read(copy.deepcopy(row), completion)
         if values is None:
             return None
         if not isinstance(values, dict):
@@ -60,6 +63,15 @@ class LoadedJob:
             name = sorted(map(str, extra))[0]
             raise ConfigError(f'{self.origin}: parse returned {name!r}; declare it: columns = {{"{name}": "string"}}')
         return {name: values.get(name) for name in self.columns}
+
+
+@contextmanager
+def _exits_are_errors() -> Iterator[None]:
+    """A job that calls sys.exit has failed at this row: it does not decide how the run ends."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"the job called sys.exit({error.code!r})") from error
 
 
 def load_job(config: JobConfig, rows: InputConfig | None = None) -> Job:
@@ -102,12 +114,12 @@ def _from_file(name: str) -> tuple[str, ModuleType, bytes]:
         exec(compile(source, str(path), "exec"), module.__dict__)
     except SyntaxError as error:
         raise ConfigError(f"{origin}: line {error.lineno}: syntax error: {error.msg}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{origin}: {_where(error, path)}{type(error).__name__}: {error}") from error
     return origin, module, source
 
 
-def _where(error: Exception, path: Path) -> str:
+def _where(error: BaseException, path: Path) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f"line {lines[-1]}: " if lines else ""
 
@@ -121,7 +133,7 @@ def _members(origin: str, module: ModuleType, rows: InputConfig) -> object:
     make = getattr(job_class, "from_config", None)
     try:
         return make(rows) if make else job_class()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{origin}: Job() failed: {type(error).__name__}: {error}") from error
 
 

@@ -129,6 +129,8 @@ def test_a_relative_path_counts_from_the_current_folder(write, tmp_path: Path, m
         ("def prompt(row): ...\ndef parse(row, c): ...\ncolumns = ['a']\n", r"columns=\['a'\]: write names and types"),
         ("def prompt(row): ...\ndef parse(row, c): ...\ncolumns = {'a': int}\n", r"write names and types"),
         ("class Job:\n    def __init__(self): raise ValueError('boom')\n", r"Job\(\) failed: ValueError: boom"),
+        ("import sys\nsys.exit(3)\n", r"line 2: SystemExit: 3"),
+        ("class Job:\n    def __init__(self): raise SystemExit(3)\n", r"Job\(\) failed: SystemExit: 3"),
     ],
 )
 def test_a_broken_file_is_refused_with_the_key_and_the_fix(write, source: str, message: str) -> None:
@@ -173,6 +175,14 @@ def test_missing_value_is_null_and_none_drops(write) -> None:
     )
     assert job.parse({"drop": False}, completion()) == {"a": None, "b": "x"}
     assert job.parse({"drop": True}, completion()) is None
+
+
+def test_an_exit_in_a_job_is_an_error_of_its_row(write) -> None:
+    job = load_job(write("import sys\ndef prompt(row): sys.exit(3)\ndef parse(row, completion): sys.exit('no')\n"))
+    with pytest.raises(RuntimeError, match=r"the job called sys\.exit\(3\)"):
+        job.prompt({})
+    with pytest.raises(RuntimeError, match=r"the job called sys\.exit\('no'\)"):
+        job.parse({}, completion())
 
 
 def test_code_is_the_hash_of_the_source_and_of_nothing_else(write) -> None:
