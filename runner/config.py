@@ -236,6 +236,13 @@ class PreflightConfig:
 
 
 @dataclass
+class ProfileConfig:
+    rows: int = runtime(64, "Requests that python -m runner.profile runs, from the beginning of the input")
+    steps: int = runtime(200, "Most steps that it runs in each mode")
+    dir: str | None = runtime(None, "Where its files go; default outputs/profile/<job.name>")
+
+
+@dataclass
 class LaunchConfig:
     """Where the processes run that share the work."""
 
@@ -246,6 +253,7 @@ class LaunchConfig:
     cpus: int | None = runtime(None, "CPU cores of each task (slurm, ray); default: what the cluster gives")
     memory: str | None = runtime(None, "Memory of each task, such as 64G (slurm)")
     time: str | None = runtime(None, "Time limit of each task, such as 4:00:00 (slurm); at it a task is requeued")
+    end_time: float | None = runtime(None, "When the process must end, seconds since 1970; Slurm says it by itself")
     partition: str | None = runtime(None, "Slurm's partition")
     account: str | None = runtime(None, "Slurm's account")
     sbatch: list[str] = runtime(list, "More #SBATCH options, each quoted: ['--qos=low','--constraint=h100']")
@@ -275,6 +283,7 @@ class RunnerConfig:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     seed: int = affects(0, "The run's seed")
     partition: str = runtime("0/1", "w/W: this process runs the ranges of partition w of W; auto: those that are free")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from runner.errors import ConfigError
 from runner.launch.work import Work
 
 WARNING_SECONDS = 180  # before the time limit: USR1 drains for 10, the rest is for a slow disk and Slurm's own slack
+MAX_IDLE_ATTEMPTS = 3
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,16 +26,22 @@ cd {directory} || exit 1
 cancelled=
 trap 'cancelled=yes' TERM
 
+# Rows that cannot be done before the task's end are not begun. Newer Slurms say by themselves when that is.
+self="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+if [ -z "${{SLURM_JOB_END_TIME:-}}" ]; then
+    end=$(squeue --noheader --format=%e --jobs="$self")
+    [ -z "$end" ] || export SLURM_JOB_END_TIME=$(date --date="$end" +%s)
+fi
+
 srun --kill-on-bad-exit=1 {command}
 code=$?
 
-# 75 is a stop in good order (USR1 before the time limit), over 128 a task that was killed. Both go on in a
-# later attempt, unless three in a row have come to nothing.
-if [ -z "$cancelled" ] && {{ [ $code -eq 75 ] || [ $code -gt 128 ]; }}; then
-    {python} -m runner.launch.brake "$output" "$task" || exit 1
+# 75 is a stop in good order (its time is up), over 128 a task that was killed. Both go on in a later attempt, which
+# resume.max_idle_attempts ends if nothing comes of it; one that did not even leave its name there is not tried again.
+if [ -z "$cancelled" ] && {{ [ $code -eq 75 ] || [ $code -gt 128 ]; }} && [ -d "$output/.runner/attempts" ]; then
     echo "exit code $code: requeued" >&2
     # Not by SLURM_JOB_ID: one task has the array's own, which would requeue them all.
-    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+    scontrol requeue "$self"
 fi
 exit $code
 """
@@ -100,15 +106,15 @@ def settings_line(work: Work) -> str:
 
 def _body(work: Work) -> str:
     partition = work.partition("$SLURM_ARRAY_TASK_ID", work.settings.array)
-    words = [shlex.quote(word) for word in work.command(partition, "$task")]
-    words = [_expanding(word) for word in words]
+    python, *module = work.command(partition, "$task")
+    module[2:2] = [f"resume.max_idle_attempts={MAX_IDLE_ATTEMPTS}"]  # before the user's own: the last one holds
+    words = [_expanding(shlex.quote(word)) for word in (python, *module)]
     return _BODY.format(
         root=shlex.quote(str(ROOT)),
         folder=shlex.quote(str(work.folder)),
         directory=shlex.quote(str(work.directory)),
         setup="".join(f"{line}\n" for line in work.settings.setup),
         command=" \\\n    ".join([" ".join(words[:3]), *words[3:]]),
-        python=shlex.quote(sys.executable),
     )
 
 

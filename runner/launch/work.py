@@ -49,6 +49,8 @@ class Work:
     def command(self, partition: str, task: str) -> list[str]:
         """The command line of one task; it works from `directory`."""
         own = [f"output.dir={_quoted(str(self.folder))}", f"partition={partition}", f"launch.task={task}"]
+        if self.settings.end_time is not None:
+            own.append(f"launch.end_time={self.settings.end_time!r}")
         return [sys.executable, "-m", "runner", *self.arguments, *own]
 
     def make_files(self) -> Path:

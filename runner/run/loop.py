@@ -16,6 +16,7 @@ from runner.run.inflight import InFlight, RowWork
 from runner.run.recovery import RestartingEngine, Suspects
 from runner.run.source import WorkSource
 from runner.run.stopping import StopWatch
+from runner.run.time_limit import TimeLimit
 from runner.signals import Stop, StopFlag
 from runner.types import FinishReason, RowResult, Sample, TokenChunk
 
@@ -52,6 +53,7 @@ class Loop:
         max_samples: int,
         samples_per_row: int = 1,
         clock: Callable[[], float] = time.monotonic,
+        time_limit: TimeLimit | None = None,
     ) -> None:
         self._source = source
         self._engine = engine
@@ -66,20 +68,22 @@ class Loop:
         self._max_samples = max_samples
         self._samples_per_row = samples_per_row
         self._clock = clock
+        self._time_limit = time_limit or TimeLimit()
         self._suspects = Suspects()
         self._deadline = float("inf")
         self._stop_seen = Stop.NONE
+        self._leaves_rows = False  # rows were taken up that this run will not do: a later one does them
 
     def run(self) -> bool:
         """True when every row is written, False when it was stopped before; raises what ends a run early."""
         while not self._is_done():
             self._heed_stop()
-            if self._clock() >= self._deadline or (self._stop.requested and not self._inflight.num_rows):
+            if self._clock() >= self._deadline or (self._is_closing and not self._inflight.num_rows):
                 break
             try:
                 self._progress.enter("prepare")
                 admitted = self._admit()
-                if self._source.exhausted:
+                if self._source.exhausted or self._time_limit.is_closed:
                     self._engine.close_input()
                 if self._inflight.num_rows:
                     # No wait while rows flow in: the engine must never run dry behind a slow poll.
@@ -96,10 +100,18 @@ class Loop:
         return self._is_done()
 
     def _is_done(self) -> bool:
-        return self._source.exhausted and not self._inflight.num_rows and not self._suspects
+        is_empty = self._source.exhausted and not self._inflight.num_rows and not self._suspects
+        return is_empty and not self._leaves_rows
+
+    @property
+    def _is_closing(self) -> bool:
+        """No further rows are taken up."""
+        return self._stop.requested or self._time_limit.is_closed
 
     def _heed_stop(self) -> None:
         """At a new stop request, makes durable what there is and sets the time until which rows may finish."""
+        if self._time_limit.has_passed:
+            self._stop.request(Stop.BRIEF)
         if self._stop.level > self._stop_seen:
             self._stop_seen = self._stop.level
             self._deadline = self._clock() + self._stop.drain_seconds
@@ -110,12 +122,12 @@ class Loop:
                 logger.warning("interrupted: finishing the %d rows in flight first; Ctrl-C again stops at once", rows)
 
     def _has_room(self) -> bool:
-        return self._inflight.num_samples <= REFILL_SHARE * self._max_samples and not self._stop.requested
+        return self._inflight.num_samples <= REFILL_SHARE * self._max_samples and not self._is_closing
 
     def _admit(self) -> bool:
         """Submits the next batch of rows; after a crash, the next group of suspects once the last one is back."""
         if self._suspects:
-            if not self._inflight.num_rows and not self._stop.requested:
+            if not self._inflight.num_rows and not self._is_closing:
                 self._submit(self._suspects.next_group())
             return False
         if not self._has_room() or self._source.exhausted:
@@ -123,8 +135,10 @@ class Loop:
         room = (self._max_samples - self._inflight.num_samples) // self._samples_per_row
         works, ended = self._source.take(max(1, min(room, BATCH_ROWS)))
         self._write(ended)
-        self._submit(works)
-        return bool(works or ended)
+        fitting = self._time_limit.admit(works)
+        self._leaves_rows |= len(fitting) < len(works)
+        self._submit(fitting)
+        return bool(fitting or ended)
 
     def _submit(self, works: list[RowWork]) -> None:
         requests = [request for work in works for request in self._inflight.add(work)]
@@ -140,12 +154,14 @@ class Loop:
             if isinstance(sample, TokenChunk):
                 continue
             if sample.finish_reason is FinishReason.ABORT and not self._watch.has_ended(sample):
-                self._inflight.withdraw(sample.request_id)  # dropped for a stop: the next run does its row
+                self._inflight.withdraw(sample.request_id)  # dropped for a stop
+                self._leaves_rows = True
                 continue
             self._watch.forget((sample.request_id, sample.sample_index))
             ticket = self._inflight.settle(sample)
             if ticket is None:
                 continue
+            self._time_limit.add(ticket.work, len(sample.token_ids))
             self._progress.add_sample(self._finisher.take(ticket, sample))
             if not ticket.work.pending:
                 finished.append(ticket.work.result)

@@ -28,6 +28,7 @@ from runner.run.recovery import RestartingEngine
 from runner.run.rerun import recipe, selection_of
 from runner.run.source import WorkSource
 from runner.run.stopping import StopWatch
+from runner.run.time_limit import TimeLimit, seconds_to_end
 from runner.signals import StopFlag
 from runner.text import resolve_sampling
 
@@ -165,5 +166,6 @@ class _Plan:
             stop=stop,
             max_samples=config.engine.max_num_seqs + max(config.engine.max_num_seqs, _SPARE_SAMPLES),
             samples_per_row=samples_per_row,
+            time_limit=TimeLimit(seconds_to_end(config.launch.end_time)),
         )
         return loop, renderer

@@ -10,10 +10,9 @@ import pytest
 
 from runner.cli.compose import compose
 from runner.errors import ConfigError
-from runner.launch.brake import count_try
 from runner.launch.slurm_script import script, warning_seconds
 from runner.launch.work import launch_arguments, prepare
-from tests.run.commands import command, write_rows
+from tests.run.commands import command
 
 GENERATE = ("job=generate", "input.path=rows.jsonl", "engine=echo", "launch=slurm")
 
@@ -67,13 +66,22 @@ def test_what_cannot_stand_in_the_script_is_refused(tmp_path: Path, argument: st
         text_of(tmp_path, argument)
 
 
-def run_script(tmp_path: Path, srun: str) -> tuple[int, list[str]]:
+def test_only_the_users_own_brake_wins_over_the_scripts(tmp_path: Path) -> None:
+    words = text_of(tmp_path, "resume.max_idle_attempts=9").partition("srun")[2].split()
+    brakes = [word for word in words if word.startswith("resume.max_idle_attempts=")]
+    assert brakes == ["resume.max_idle_attempts=3", "resume.max_idle_attempts=9"]  # Hydra takes the last
+
+
+def run_script(tmp_path: Path, srun: str, *, has_begun: bool = True, end: str = "") -> tuple[int, list[str]]:
     """Exit code of the script and what it asked of scontrol, where ``srun`` is what its task does."""
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
-    for name, body in {"srun": srun, "scontrol": f'echo "$@" >> {tmp_path}/asked'}.items():
+    stand_ins = {"srun": srun, "scontrol": f'echo "$@" >> {tmp_path}/asked', "squeue": f"echo '{end}'"}
+    for name, body in stand_ins.items():
         (bin_folder / name).write_text(f"#!/bin/bash\n{body}\n")
         (bin_folder / name).chmod(0o755)
+    if has_begun:
+        (tmp_path / "out" / ".runner" / "attempts").mkdir(parents=True)
     path = tmp_path / "job.sbatch"
     path.write_text(text_of(tmp_path))
     slurm = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
@@ -98,13 +106,16 @@ def test_a_cancelled_task_is_not_requeued(tmp_path: Path) -> None:
     assert run_script(tmp_path, "kill -TERM $PPID; exit 75") == (75, [])
 
 
-def test_the_brake_counts_attempts_without_a_row(tmp_path: Path) -> None:
-    assert [count_try(tmp_path / "out", "7-2") for _ in range(2)] == [1, 2]
-    write_rows(tmp_path, 5)
-    arguments = (*GENERATE[:3], "output.dir=out", "launch.task=7-2")
-    assert command(tmp_path, *arguments)[0] == 0
-    assert [count_try(tmp_path / "out", "7-2") for _ in range(4)] == [0, 1, 2, 3]
-    assert count_try(tmp_path / "out", "7-3") == 1
+def test_a_task_that_died_before_it_made_the_folder_is_not_tried_again(tmp_path: Path) -> None:
+    assert run_script(tmp_path, "exit 137", has_begun=False) == (137, [])
+
+
+@pytest.mark.parametrize(("end", "seconds"), [("1970-01-02T00:00:00", "86400"), ("", ""), ("N/A", "")])
+def test_a_task_is_told_when_it_ends(tmp_path: Path, monkeypatch, end: str, seconds: str) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    run_script(tmp_path, f'echo "${{SLURM_JOB_END_TIME:-}}" > {tmp_path}/told', end=end)
+    assert (tmp_path / "told").read_text().strip() == seconds
 
 
 def test_a_chain_takes_over_the_launcher_but_not_its_place(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from runner.run.loop import Loop
 from runner.run.recovery import RestartingEngine
 from runner.run.source import WorkSource
 from runner.run.stopping import StopWatch
+from runner.run.time_limit import TimeLimit
 from runner.seeds import sample_seed
 from runner.signals import Stop, StopFlag
 from runner.types import Completion, EngineClient, Refused, SamplingParams, Stage
@@ -43,6 +44,7 @@ def make_loop(
     stop: StopFlag | None = None,
     max_samples: int = 8,
     clock: Callable[[], float] = lambda: 0.0,
+    time_limit: TimeLimit | None = None,
 ) -> Loop:
     return Loop(
         source=WorkSource(Spans(num_rows, done), Rows(num_rows, bad), Rendering(sampling), sampling.n),
@@ -58,6 +60,7 @@ def make_loop(
         max_samples=max_samples,
         samples_per_row=sampling.n,
         clock=clock,
+        time_limit=time_limit,
     )
 
 
@@ -274,6 +277,13 @@ def test_an_interrupt_finishes_what_runs_and_drops_what_only_waits() -> None:
     assert {row_id: texts for row_id, texts in writer.texts().items() if texts} == {i: [f"row {i}"] for i in range(4)}
     assert len(writer.results) == 4
     assert len(polls) < 8
+
+
+def test_a_run_whose_last_rows_were_dropped_for_a_stop_is_not_done() -> None:
+    stop, writer = StopFlag(), Memory()
+    loop = make_loop(writer, 5, factory=lambda: Queued(lambda: stop.request(Stop.BRIEF)), stop=stop)
+    assert not loop.run()
+    assert 0 < len(writer.results) < 5
 
 
 def test_a_run_in_which_every_row_fails_is_no_success() -> None:

@@ -84,8 +84,8 @@ def test_three_attempts_without_progress_are_the_last(cluster: Cluster, tmp_path
     )
     cluster.wait(lambda: set(cluster.states(job).values()) <= ENDED, 200, "the brake")
     assert cluster.states(job) == {0: "FAILED"}
-    assert cluster.restarts(job, 0) == 2
-    assert "3 attempts without progress" in logs(tmp_path / "out")
+    assert cluster.restarts(job, 0) == 3
+    assert "the last 3 attempts" in logs(tmp_path / "out")
 
 
 def test_a_chain_begins_when_the_job_before_it_is_done(cluster: Cluster, tmp_path: Path) -> None:
