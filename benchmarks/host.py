@@ -23,6 +23,7 @@ from runner.engine.batch import BatchBuilder, packet_capacity
 from runner.engine.core import EngineCore
 from runner.engine.model_runner import DeviceTimes
 from runner.engine.plan import StepPlan
+from runner.engine.results import StepResults
 from runner.engine.scheduler import Scheduler, SchedulerConfig
 from runner.engine.slots import SlotTable
 from runner.types import EngineRequest, SamplingParams
@@ -52,8 +53,8 @@ class NoDevice:
         self.seconds += time.perf_counter() - started
         return Launched(plan, np.full(len(plan.sampled), 7, np.int32))
 
-    def results(self, launched: Launched) -> tuple[np.ndarray, np.ndarray]:
-        return launched.tokens, np.zeros_like(launched.tokens)
+    def results(self, launched: Launched) -> StepResults:
+        return StepResults(launched.tokens, np.zeros_like(launched.tokens))
 
     def recover(self) -> None:
         raise AssertionError("nothing can fail here")

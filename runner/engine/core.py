@@ -12,6 +12,7 @@ import torch
 
 from runner.engine.model_runner import DeviceTimes, Launched
 from runner.engine.plan import StepPlan
+from runner.engine.results import StepResults
 from runner.engine.scheduler import Scheduler
 from runner.engine.sequence import Prompt, Sequence
 from runner.engine.slots import SlotTable
@@ -29,7 +30,7 @@ class Runner(Protocol):
 
     def launch(self, plan: StepPlan, table: SlotTable) -> Launched: ...
 
-    def results(self, launched: Launched) -> tuple[np.ndarray, np.ndarray]: ...
+    def results(self, launched: Launched) -> StepResults: ...
 
     def recover(self) -> None: ...
 
@@ -131,12 +132,12 @@ class EngineCore:
         while len(self._in_flight) > ahead:
             launched = self._in_flight.popleft()
             try:
-                tokens, status = self.runner.results(launched)
+                results = self.runner.results(launched)
             except torch.OutOfMemoryError:
                 failed = [launched.plan, *(later.plan for later in self._in_flight)]
                 self._in_flight.clear()
                 return samples + self._shrink(failed)
-            samples += self.scheduler.accept(launched.plan, tokens, status)
+            samples += self.scheduler.accept(launched.plan, results)
         return samples
 
     def _shrink(self, failed: list[StepPlan]) -> list[Sample]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +16,8 @@ from runner.engine.device_slots import DeviceSlots
 from runner.engine.graphs import DecodeGraphs
 from runner.engine.layers import StepContext
 from runner.engine.plan import StepPlan
-from runner.engine.sampler import SamplingState, Variant, bias_entries, load_sampler, needs_edits
+from runner.engine.results import ResultLayout, StepResults, most_words, step_width
+from runner.engine.sampler import LogprobsBuffer, SamplingState, Variant, bias_entries, load_sampler, needs_edits
 from runner.engine.scheduler import SchedulerConfig
 from runner.engine.sequence import Sequence
 from runner.engine.slots import SlotTable
@@ -30,6 +30,7 @@ class Launched:
     """A step on its way: its results are in ``buffer`` once ``event`` has passed."""
 
     plan: StepPlan
+    layout: ResultLayout
     buffer: Buffer
     event: Event
     begin: Event  # of the step on the compute stream
@@ -86,7 +87,7 @@ class ModelRunner:
         self._sampling = SamplingState(config.max_num_seqs, vocab_size, device.torch_device)
         self._sampler = load_sampler(device.torch_device)
         self.builder = BatchBuilder(config, eos_ids)
-        capacity, results = packet_capacity(config), 2 * 2 * config.max_num_seqs
+        capacity, results = packet_capacity(config), most_words(config.max_num_seqs)
         self._host_in = [device.host_buffer(f"host_in{i}", capacity) for i in range(_NUM_BUFFERS)]
         self._device_in = [device.device_buffer(f"device_in{i}", capacity) for i in range(_NUM_BUFFERS)]
         self._device_out = [device.device_buffer(f"device_out{i}", results) for i in range(_NUM_BUFFERS)]
@@ -94,6 +95,11 @@ class ModelRunner:
         self._parity = 0
         self.times = DeviceTimes()
         self._graphs = DecodeGraphs(self._decode, self._warm_up, config.max_num_seqs) if use_graphs else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self._model.parameters()).dtype
 
     def launch(self, plan: StepPlan, table: SlotTable) -> Launched:
         """Queues one step on the three streams and returns at once."""
@@ -105,7 +111,8 @@ class ModelRunner:
             size = packet.size
             device.h2d.enqueue(_copy(host_in, device_in, size), reads=[host_in], writes=[device_in])
             device.compute.wait(device.h2d.record())
-        step = _Step(packet, len(plan.decode), len(plan.sampled), variant(plan, table), _edits(plan.admitted))
+        layout = ResultLayout(len(plan.sampled), step_width(table.logprob_words[plan.sampled]))
+        step = _Step(packet, len(plan.decode), layout, variant(plan, table), _edits(plan.admitted))
         reads = [device_in] if packet.size else []
         begin = device.compute.record()
         device.compute.enqueue(
@@ -113,16 +120,14 @@ class ModelRunner:
         )
         end = device.compute.record()
         device.d2h.wait(end)
-        device.d2h.enqueue(_copy(device_out, host_out, 2 * step.num_sampled), reads=[device_out], writes=[host_out])
-        return Launched(plan, host_out, device.d2h.record(), begin, end)
+        device.d2h.enqueue(_copy(device_out, host_out, layout.size), reads=[device_out], writes=[host_out])
+        return Launched(plan, layout, host_out, device.d2h.record(), begin, end)
 
-    def results(self, launched: Launched) -> tuple[np.ndarray, np.ndarray]:
-        """Waits for a step; its tokens and status, [len(plan.sampled)] int32 each."""
+    def results(self, launched: Launched) -> StepResults:
+        """Waits for a step."""
         launched.event.synchronize()
         self.times.add(launched)
-        count = len(launched.plan.sampled)
-        values = launched.buffer.host_read()[: 2 * count].copy()
-        return values[:count], values[count:]
+        return launched.layout.read(launched.buffer.host_read())
 
     def recover(self) -> None:
         """After a step failed: drops what is queued, and what the device was believed to hold of it."""
@@ -133,23 +138,25 @@ class ModelRunner:
     def _run(self, step: _Step, data: Tensor, out: Tensor) -> None:
         """One step on the compute stream."""
         self._apply(step, data)
-        if step.packet.token_ids.count:
-            results = self._prefill(step, data)
+        prefills = bool(step.packet.token_ids.count)
+        # The arithmetic of a row may depend on how many there are: deterministic steps have one size.
+        num_rows = self._config.max_num_seqs if self._config.deterministic else step.num_decode
+        logprobs = _logprobs_buffer(step.layout, step.layout.num_rows if prefills else num_rows, out.device)
+        if prefills:
+            tokens, status = self._prefill(step, data, logprobs)
+        elif self._graphs and step.variant is not Variant.FULL:
+            tokens, status = self._graphs.run(num_rows, step.variant)
         else:
-            # The arithmetic of a row may depend on how many there are: deterministic steps have one size.
-            num_rows = self._config.max_num_seqs if self._config.deterministic else step.num_decode
-            run = self._graphs.run if self._graphs and step.variant is not Variant.FULL else self._decode
-            results = run(num_rows, step.variant)
-        count = step.num_sampled
-        if count:
-            out[:count], out[count : 2 * count] = (values[:count] for values in results)
+            tokens, status = self._decode(num_rows, step.variant, logprobs)
+        if step.layout.num_rows:
+            step.layout.write(out, tokens, status, logprobs)
 
-    def _decode(self, num_rows: int, variant: Variant) -> tuple[Tensor, Tensor]:
+    def _decode(self, num_rows: int, variant: Variant, logprobs: LogprobsBuffer | None = None) -> tuple[Tensor, Tensor]:
         """One token for each of the first ``num_rows`` rows: their (tokens, status), int32 [num_rows]."""
         token_ids, batch, positions = self._decode_batch(num_rows)
         logits = self._forward(token_ids, positions, batch, None)
         assert batch.rows is not None and batch.decode_lens is not None
-        return self._sample(logits, batch.rows, batch.decode_lens, variant)
+        return self._sample(logits, batch.rows, batch.decode_lens, variant, logprobs)
 
     def _decode_batch(self, num_rows: int) -> tuple[Tensor, AttentionBatch, Tensor]:
         """Advances the rows; their token ids, where their KV goes, and their positions."""
@@ -166,7 +173,7 @@ class ModelRunner:
         )
         return token_ids, batch, positions
 
-    def _prefill(self, step: _Step, data: Tensor) -> tuple[Tensor, Tensor]:
+    def _prefill(self, step: _Step, data: Tensor, logprobs: LogprobsBuffer | None) -> tuple[Tensor, Tensor]:
         """A step with prompt chunks, behind decode rows if there are any."""
         packet = step.packet
         token_ids, batch, positions = self._decode_batch(step.num_decode)
@@ -174,13 +181,15 @@ class ModelRunner:
         positions = torch.cat([positions, _take(data, packet.positions)])
         self._add_chunks(batch, packet, data)
         logits = self._forward(token_ids, positions, batch, _take(data, packet.sampled))
-        if not step.num_sampled:
+        if not step.layout.num_rows:
             return logits.new_empty(0), logits.new_empty(0)
         slots, sample_positions = _take(data, packet.sampled_slots), _take(data, packet.sample_positions)
-        return self._sample(logits, slots, sample_positions, step.variant)
+        return self._sample(logits, slots, sample_positions, step.variant, logprobs)
 
-    def _sample(self, logits: Tensor, slots: Tensor, positions: Tensor, variant: Variant) -> tuple[Tensor, Tensor]:
-        tokens, status = self._sampler.sample(logits, slots, positions, self._sampling, variant)
+    def _sample(
+        self, logits: Tensor, slots: Tensor, positions: Tensor, variant: Variant, logprobs: LogprobsBuffer | None
+    ) -> tuple[Tensor, Tensor]:
+        tokens, status = self._sampler.sample(logits, slots, positions, self._sampling, variant, logprobs)
         self.slots.last_token[slots.long()] = tokens
         return tokens, status
 
@@ -234,7 +243,7 @@ class _Step:
 
     packet: Packet
     num_decode: int
-    num_sampled: int
+    layout: ResultLayout
     variant: Variant
     edits: list[tuple[int, Callable[[SamplingState], None] | None]]
 
@@ -242,9 +251,13 @@ class _Step:
 def variant(plan: StepPlan, table: SlotTable) -> Variant:
     """The cheapest sampler that serves all rows of the step."""
     sampled = plan.sampled
-    if table.edited[sampled].any():
+    if table.edited[sampled].any() or table.logprob_words[sampled].any():
         return Variant.FULL
     return Variant.PLAIN if table.drawn[sampled].any() else Variant.GREEDY
+
+
+def _logprobs_buffer(layout: ResultLayout, num_rows: int, device: torch.device) -> LogprobsBuffer | None:
+    return None if layout.num_top is None else LogprobsBuffer.empty(num_rows, layout.num_top, device)
 
 
 def _edits(admitted: list[Sequence]) -> list[tuple[int, Callable[[SamplingState], None] | None]]:

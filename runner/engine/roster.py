@@ -9,6 +9,7 @@ import numpy as np
 from runner.engine.block_manager import BlockManager
 from runner.engine.plan import StepPlan
 from runner.engine.repetition import ends_in_cycle
+from runner.engine.results import StepResults
 from runner.engine.sampler import Status
 from runner.engine.sequence import Sequence
 from runner.engine.slots import SlotTable
@@ -48,14 +49,16 @@ class Roster:
 
     # --- out ---
 
-    def accept(self, plan: StepPlan, tokens: np.ndarray, status: np.ndarray) -> list[Sample]:
-        """Takes the results of a step, [len(plan.sampled)] each, and returns the samples that ended."""
+    def accept(self, plan: StepPlan, results: StepResults) -> list[Sample]:
+        """Takes the results of a step and returns the samples that ended."""
         table, slots = self.slots, plan.sampled
         table.in_flight[slots] -= 1
         live = ~table.gone[slots]
-        slots, tokens, status = slots[live], tokens[live], status[live]
+        slots, tokens, status = slots[live], results.tokens[live], results.status[live]
         valid = status != Status.INVALID
         table.append(slots[valid], tokens[valid])
+        if results.logprobs is not None:
+            table.append_logprobs(slots[valid], results.logprobs[live][valid])
         full = table.prompt_length[slots] + table.num_outputs[slots] >= table.limit[slots]
         samples = []
         for i in np.flatnonzero((status != Status.RUNNING) | full):
@@ -172,4 +175,5 @@ def _sample(
     stop_reason: int | None = None,
     error: str | None = None,
 ) -> Sample:
-    return Sample(sequence.request_id, sequence.sample_index, made.tolist(), reason, stop_reason, error)
+    logprobs = sequence.returned_logprobs()
+    return Sample(sequence.request_id, sequence.sample_index, made.tolist(), reason, stop_reason, error, logprobs)

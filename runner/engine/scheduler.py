@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runner.engine.plan import Chunk, StepPlan
+from runner.engine.results import StepResults
 from runner.engine.roster import Roster
 from runner.engine.sequence import Sequence
 from runner.types import EngineStats, FinishReason, Sample
@@ -98,10 +99,10 @@ class Scheduler:
         self.stats.steps += 1
         return plan
 
-    def accept(self, plan: StepPlan, tokens: np.ndarray, status: np.ndarray) -> list[Sample]:
-        """Takes the results of a step, [len(plan.sampled)] each, and returns the samples that ended."""
+    def accept(self, plan: StepPlan, results: StepResults) -> list[Sample]:
+        """Takes the results of a step and returns the samples that ended."""
         self.stats.completion_tokens += int((~self.slots.gone[plan.sampled]).sum())
-        return self.roster.accept(plan, tokens, status)
+        return self.roster.accept(plan, results)
 
     def give_up(self, slot: int, reason: str) -> list[Sample]:
         """Ends the sequence of a slot with an error, unless it has ended already."""

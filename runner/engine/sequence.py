@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from runner.engine.block_manager import hash_blocks
-from runner.types import SampleKey, SamplingParams
+from runner.types import Logprobs, SampleKey, SamplingParams
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +35,7 @@ class Sequence:
     seed: int
     limit: int  # prompt + most output tokens
     outputs: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # made before a preemption
+    logprobs: bytearray = field(default_factory=bytearray)  # of all accepted tokens, where the request asked
     stream: bool = False
     num_streamed: int = 0  # output tokens that were sent ahead of the sample
     slot: int = -1
@@ -43,6 +44,11 @@ class Sequence:
     @property
     def key(self) -> SampleKey:
         return self.request_id, self.sample_index
+
+    def returned_logprobs(self) -> Logprobs | None:
+        """As the sample carries them."""
+        num_top = self.sampling.logprobs
+        return None if num_top is None else Logprobs(num_top, bytes(self.logprobs))
 
     @property
     def token_ids(self) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from runner.engine.results import logprob_words
 from runner.engine.sampler import needs_edits
 from runner.engine.sequence import Sequence
 
@@ -33,6 +34,7 @@ class SlotTable:
         self.streamed = np.zeros(num_slots, bool)  # sends its tokens ahead of the sample
         self.drawn = np.zeros(num_slots, bool)  # samples with a temperature
         self.edited = np.zeros(num_slots, bool)  # penalties or biases change its logits
+        self.logprob_words = np.zeros(num_slots, np.int32)  # int32 that it wants of each token's log probabilities
         self._free = list(range(num_slots - 1, -1, -1))
 
     @property
@@ -57,6 +59,7 @@ class SlotTable:
         self.streamed[slot] = sequence.stream
         self.drawn[slot] = sequence.sampling.temperature > 0
         self.edited[slot] = needs_edits(sequence.sampling)
+        self.logprob_words[slot] = logprob_words(sequence.sampling.logprobs)
         return slot
 
     def release(self, slot: int) -> None:
@@ -85,6 +88,14 @@ class SlotTable:
         self._widen(int(counts.max(initial=0)) + 1)
         self.outputs[slots, counts] = tokens
         self.num_outputs[slots] = counts + 1
+
+    def append_logprobs(self, slots: np.ndarray, words: np.ndarray) -> None:
+        """Accepts the log probabilities [len(slots), any] of tokens that `append` has accepted."""
+        wanted = self.logprob_words[slots]
+        for i in np.flatnonzero(wanted).tolist():
+            sequence = self.sequences[slots[i]]
+            assert sequence is not None
+            sequence.logprobs += words[i, : wanted[i]].tobytes()
 
     def made(self, slot: int) -> np.ndarray:
         return self.outputs[slot, : self.num_outputs[slot]]

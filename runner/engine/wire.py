@@ -5,11 +5,19 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from runner.types import EngineRequest, EngineStats, FinishReason, Sample, SampleKey, SamplingParams, TokenChunk
+from runner.types import (
+    EngineRequest,
+    EngineStats,
+    FinishReason,
+    Logprobs,
+    Sample,
+    SampleKey,
+    SamplingParams,
+    TokenChunk,
+)
 
 PARENT_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
 """Signals that the run answers; the engine process hears of a stop through its socket."""
@@ -83,6 +91,9 @@ class Failed:
     exit_code: int | None = None
 
 
+End = tuple[FinishReason, int | str | None, str | None, Logprobs | None]
+
+
 @dataclass(slots=True)
 class Progress:
     """Samples and chunks as arrays, and the counters; with neither it is a sign of life."""
@@ -90,7 +101,7 @@ class Progress:
     stats: EngineStats
     ids: np.ndarray  # [N, 3] int64: request_id, sample_index, number of tokens
     token_ids: np.ndarray  # int32, one output after another
-    ends: list[tuple[FinishReason, int | str | None, str | None, Any] | None]  # of samples; None for chunks
+    ends: list[End | None]  # of samples; None for chunks
 
     @classmethod
     def pack(cls, outputs: Sequence[Sample | TokenChunk], stats: EngineStats) -> Progress:
@@ -108,7 +119,7 @@ class Progress:
         return outputs
 
 
-def _end_of(output: Sample | TokenChunk) -> tuple[FinishReason, int | str | None, str | None, Any] | None:
+def _end_of(output: Sample | TokenChunk) -> End | None:
     if isinstance(output, TokenChunk):
         return None
     return output.finish_reason, output.stop_reason, output.error, output.logprobs

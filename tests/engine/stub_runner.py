@@ -8,6 +8,7 @@ import numpy as np
 
 from runner.engine.model_runner import DeviceTimes
 from runner.engine.plan import StepPlan
+from runner.engine.results import StepResults
 from runner.engine.slots import SlotTable
 
 
@@ -61,8 +62,8 @@ class StubRunner:
         values = np.array(tokens, np.int32)
         return StubLaunched(plan, values, (values < self._stop_below).astype(np.int32))
 
-    def results(self, launched: StubLaunched) -> tuple[np.ndarray, np.ndarray]:
-        return launched.tokens, launched.status
+    def results(self, launched: StubLaunched) -> StepResults:
+        return StepResults(launched.tokens, launched.status)
 
     def recover(self) -> None:
         self._content.clear()

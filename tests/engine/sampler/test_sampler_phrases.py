@@ -22,7 +22,7 @@ INF = float("inf")
 
 
 def banned_by_transformers(history: Sequence[int], phrases: Sequence[Sequence[int]]) -> list[int]:
-    """What may not follow ``history``. Some releases skip a phrase whose beginning is the whole history: hence a pad."""
+    """What may not follow ``history``. Some releases skip a phrase that the history is the start of: a pad helps."""
     fitting = [list(phrase) for phrase in phrases if len(phrase) - 1 <= len(history)]
     if not fitting:
         return []
