@@ -221,7 +221,7 @@ class GuardConfig:
 
 @dataclass
 class MetricsConfig:
-    seconds: float = runtime(5.0, "Between two lines of .runner/metrics.jsonl; 0 writes none")
+    seconds: float = runtime(5.0, "Between two lines of .runner/metrics/; 0 writes none")
 
 
 @dataclass

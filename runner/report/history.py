@@ -1,4 +1,4 @@
-"""What metrics.jsonl tells about a job's runs: time and quality over all of them, curves and tail of the last."""
+"""What the measured lines tell about a job's runs: time and quality over all of them, curves and tail of the last."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class History:
 
 
 def history_of(lines: Sequence[Mapping[str, Any]]) -> History:
-    """From the lines of metrics.jsonl; runs that share the folder are told apart by their ``run``."""
+    """From the lines of `read_metrics`; runs that share the folder are told apart by their ``run``."""
     runs: dict[str, list[Mapping[str, Any]]] = {}
     found = History()
     for line in lines:

@@ -1,4 +1,7 @@
-"""metrics.jsonl: one line every few seconds, appended by each run of a job, for reports and for other programs.
+"""What is measured every few seconds, as lines of JSON, for reports and for other programs.
+
+Each run of a job has a file of its own in .runner/metrics/: appending from several machines to one file on a shared
+file system loses lines. `read_metrics` puts those of all partitions and attempts together.
 
 A line has ``kind`` "start", "sample" or "end" and ``time`` in seconds since 1970. A sample holds the counts of this
 run so far (rows, samples, errors by code, finished_tokens), what the engine's counters say, and the shares of the
@@ -10,25 +13,25 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
-FILE = Path(".runner") / "metrics.jsonl"
+METRICS = Path(".runner") / "metrics"
 
 
 class MetricsLog:
-    """Appends lines; each is one write, so that runs of several partitions may share the file.
+    """Appends lines to the file of one run, each in one write.
 
     Measuring never ends a run: a disk that refuses ends the measuring, with a warning.
     """
 
-    def __init__(self, folder: Path, run: str = "") -> None:
-        """``run`` names this run in its lines."""
-        self._path = folder / FILE
+    def __init__(self, folder: Path, run: str) -> None:
+        """``run`` names this run in its lines, and its file; no other run has that name."""
+        self._path = folder / METRICS / f"{run}.jsonl"
         self._run = run
         self._is_open = True
 
@@ -36,6 +39,7 @@ class MetricsLog:
         if not self._is_open:
             return
         try:
+            self._path.parent.mkdir(exist_ok=True)
             with self._path.open("ab", buffering=0) as file:
                 stamped = {"time": round(time.time(), 3), "run": self._run, **line}
                 file.write(json.dumps(stamped, separators=(",", ":")).encode() + b"\n")
@@ -45,17 +49,19 @@ class MetricsLog:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines in their order; a torn one, as a kill leaves it, is skipped."""
-    path = folder / FILE
-    lines: list[dict[str, Any]] = []
-    for text in path.read_bytes().splitlines() if path.is_file() else []:
+    """The lines of all runs in the order of their times; a torn one, as a kill leaves it, is skipped."""
+    lines = [line for path in (folder / METRICS).glob("*.jsonl") for line in _lines(path)]
+    return sorted(lines, key=lambda line: line["time"])
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for text in path.read_bytes().splitlines():
         try:
             line = json.loads(text)
         except ValueError:
             continue
         if isinstance(line, dict) and "kind" in line and "time" in line:
-            lines.append(line)
-    return lines
+            yield line
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def _time(facts: Facts) -> str:
     """Charts of the last run, and its tail."""
     history = facts.history
     if len(history.times) < 2:
-        return '<h2>Over time</h2><p class="soft">Nothing was measured (metrics.seconds, .runner/metrics.jsonl).</p>'
+        return '<h2>Over time</h2><p class="soft">Nothing was measured (metrics.seconds, .runner/metrics/).</p>'
     speed = charts.lines(history.times, history.speed, "Tokens a second over time")
     queue = charts.lines(history.times, history.queue, "Sequences over time")
     host = charts.lines(history.times, history.host, "Shares of the time of the parent process")

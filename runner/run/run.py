@@ -121,6 +121,7 @@ class _Plan:
                     "job": config.job.name,
                     "model": self._backend.model_name,
                     "partition": config.partition,
+                    "task": config.launch.task,
                     "total_rows": done + left,
                     "done_rows": done,
                     "max_num_seqs": config.engine.max_num_seqs,

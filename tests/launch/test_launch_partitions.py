@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from runner.report.history import history_of
+from runner.report.metrics import read_metrics
 from tests.launch.fleet import SHARD, prepare, row_ids, start_runner
 from tests.run.commands import digests
 
@@ -24,6 +27,9 @@ def test_partitions_at_the_same_time_make_what_one_runner_makes(tmp_path: Path, 
     assert finish_all(processes) == [0, 0, 0]
     assert digests(tmp_path / "out") == whole
     assert json.loads((tmp_path / "out" / "_SUCCESS").read_text())["rows"] == 60
+    measured = read_metrics(tmp_path / "out")
+    assert Counter(line["kind"] for line in measured if line["kind"] != "sample") == {"start": 3, "end": 3}
+    assert history_of(measured).answers == 60
 
 
 def test_the_number_of_partitions_may_change_between_restarts(tmp_path: Path) -> None:

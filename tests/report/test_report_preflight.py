@@ -16,7 +16,7 @@ from runner.config import EngineConfig
 from runner.errors import ConfigError
 from runner.preflight import _USAGE, preflight, stretches
 from runner.report.cards import CARDS, Card, card_of, model_shape
-from runner.report.metrics import FILE, MetricsLog, last_measured, read_metrics
+from runner.report.metrics import METRICS, MetricsLog, last_measured, read_metrics
 from runner.report.roofline import Load, fit, seconds_at_limit
 from runner.report.survey import PromptSurvey, bins, quantile
 
@@ -81,7 +81,7 @@ def test_an_unknown_card_is_refused(rows: Path, capsys: pytest.CaptureFixture[st
 
 def test_an_earlier_run_gives_lengths_speed_and_cost(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (rows / "earlier" / ".runner").mkdir(parents=True)
-    log = MetricsLog(rows / "earlier")
+    log = MetricsLog(rows / "earlier", "r1")
     log.append({"kind": "start", "time": 0.0, "model": "m"})
     line = {"kind": "end", "time": 9.0, "samples": 10, "finished_tokens": 200, "generating_seconds": 4.0}
     log.append(line)
@@ -93,15 +93,17 @@ def test_an_earlier_run_gives_lengths_speed_and_cost(rows: Path, capsys: pytest.
 
 
 def test_torn_lines_are_skipped(tmp_path: Path) -> None:
-    (tmp_path / ".runner").mkdir()
-    (tmp_path / FILE).write_bytes(b'{"kind":"start","time":1}\n{"kind":"sam\xff\n[]\n{"kind":"end","time":2}\n')
+    (tmp_path / METRICS).mkdir(parents=True)
+    (tmp_path / METRICS / "r1.jsonl").write_bytes(
+        b'{"kind":"start","time":1}\n{"kind":"sam\xff\n[]\n{"kind":"end","time":2}\n'
+    )
     assert [line["kind"] for line in read_metrics(tmp_path)] == ["start", "end"]
     assert last_measured(tmp_path) is None
     assert read_metrics(tmp_path / "nowhere") == []
 
 
 def test_a_disk_that_refuses_ends_the_measuring_and_not_the_run(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "nowhere")
+    log = MetricsLog(tmp_path / "nowhere", "r1")
     log.append({"kind": "start", "time": 0})
     log.append({"kind": "end", "time": 0})
 
