@@ -174,6 +174,7 @@ class OutputConfig:
     dir: str | None = runtime(None, "A local or shared folder; default outputs/<job.name>")
     rows_per_shard: int = affects(1000, "Input rows per part file")
     sync_seconds: float = runtime(10.0, "Most seconds of finished work that a kill can lose")
+    lease_seconds: float = runtime(120.0, "Without a sign of life for so long, a process loses its ranges to others")
     overwrite: bool = runtime(False, "Start over: the old output is removed first")
     max_error_rate: float = runtime(0.05, "Stop (exit 3) when more rows than this share fail")
     max_error_rate_after: int = runtime(200, "Rows before max_error_rate counts")

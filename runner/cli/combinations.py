@@ -48,6 +48,7 @@ RANGES = {
     "resume.max_idle_attempts": Range(1),
     "output.rows_per_shard": Range(1),
     "output.sync_seconds": Range(0, above=True),
+    "output.lease_seconds": Range(1),
     "output.max_error_rate": Range(0, 1),
     "output.max_error_rate_after": Range(0),
     "cost.num_cards": Range(1),
@@ -61,6 +62,8 @@ RANGES = {
     "metrics.seconds": Range(0),
     "preview.rows": Range(1),
     "preflight.rows": Range(1),
+    "profile.rows": Range(1),
+    "profile.steps": Range(1),
 }
 
 

@@ -80,6 +80,7 @@ class _Plan:
             fingerprint=fingerprint(config, backend, self._job, self._sampling, self._inventory),
             rows_per_shard=config.output.rows_per_shard,
             sync_seconds=config.output.sync_seconds,
+            lease_seconds=config.output.lease_seconds,
             partition=(int(worker), int(workers)) if workers else None,
             task=config.launch.task or "",
             inventory=self._inventory.to_json(),
