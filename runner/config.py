@@ -140,8 +140,8 @@ class SamplingConfig:
     presence_penalty: float = affects(0.0, "Per token that already stands in the answer")
     frequency_penalty: float = affects(0.0, "Per occurrence in the answer")
     logit_bias: dict[Any, Any] = affects(dict, "Token id to a number from -100 to 100, added to its logit: {50256: -5}")
-    bad_words: list[str] = affects(list, "Words never written; each must be one token of the model")
-    logprobs: int | None = affects(None, "The engine returns no log probabilities: any number is refused")
+    bad_words: list[str] = affects(list, "Words never written, with or without a space before them")
+    logprobs: int | None = affects(None, "Column of each token's log probability and the N best; N up to 20")
     repetition_stop: int = affects(0, "Stop once an exact cycle covers this many tokens, 3 or more; 0 is off")
     skip_special_tokens: bool = affects(True, "Leave special tokens out of the text")
     include_stop_str_in_output: bool = affects(False, "Keep the stop string in the text")
@@ -223,6 +223,8 @@ class GuardConfig:
 @dataclass
 class MetricsConfig:
     seconds: float = runtime(5.0, "Between two lines of .runner/metrics/; 0 writes none")
+    port: int | None = runtime(None, "Serve the figures to Prometheus on this port, 0 for a free one; needs the extra")
+    address: str = runtime("127.0.0.1", "Where the port listens; 0.0.0.0 lets other machines ask")
 
 
 @dataclass

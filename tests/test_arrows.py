@@ -38,6 +38,7 @@ ALLOWED = {
     "__main__": {"cli", "run", "launch", "report", "signals"},
     "preview": {"cli", "run", "report", "text"},
     "preflight": {"cli", "run", "report"},
+    "profile": {"cli", "run", "report", "engine", "models"},
     "export": {"output"},
     "repair": {"output", "report", "verify"},
     "retry": {"__main__", "cli", "run", "report", "signals", "output"},

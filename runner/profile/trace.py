@@ -1,0 +1,44 @@
+"""A trace that chrome://tracing and ui.perfetto.dev open: one process a mode, one thread a lane.
+
+Format: the Trace Event Format's complete events ("X") and metadata ("M"), times in microseconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.engine.profiling import HOST, Recording
+
+LANES = (HOST, "h2d", "compute", "d2h")
+
+
+def mode(recording: Recording) -> str:
+    return "async" if recording.async_batching else "sync"
+
+
+def write_trace(path: Path, recordings: Sequence[Recording]) -> None:
+    events = [event for process, recording in enumerate(recordings, 1) for event in _events(process, recording)]
+    path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+
+
+def _events(process: int, recording: Recording) -> Iterator[dict[str, Any]]:
+    yield {"ph": "M", "name": "process_name", "pid": process, "args": {"name": mode(recording)}}
+    for thread, lane in enumerate(LANES):
+        yield {"ph": "M", "name": "thread_name", "pid": process, "tid": thread, "args": {"name": lane}}
+        yield {"ph": "M", "name": "thread_sort_index", "pid": process, "tid": thread, "args": {"sort_index": thread}}
+    steps = iter(recording.steps)
+    for span in recording.spans:
+        event = {"ph": "X", "name": span.name, "pid": process, "tid": LANES.index(span.lane)}
+        event |= {"ts": span.start * 1e6, "dur": span.seconds * 1e6}
+        if span.lane == "compute":
+            step = next(steps)
+            event["name"] = "prefill" if step.prompt_tokens else "decode"
+            event["args"] = {
+                "decode_rows": step.decode_rows,
+                "context_tokens": step.context_tokens,
+                "prompt_tokens": step.prompt_tokens,
+            }
+        yield event

@@ -1,0 +1,111 @@
+"""python -m runner.profile: a tiny model in both modes, and the figures of recordings whose answers are known."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.cli.entry import main
+from runner.engine.profiling import Recording, Span, Step
+from runner.profile import __main__ as command
+from runner.profile.figures import figures
+from runner.report.cards import ModelShape
+from tests.run.commands import write_rows
+from tests.tiny_models import save_tiny_model
+
+ARGUMENTS = ("job=generate", "input.path=rows.jsonl", "model.path=model", "model.device=cpu", "engine.max_num_seqs=4")
+SLICE = ("sampling.max_tokens=40", "sampling.ignore_eos=true", "profile.rows=6", "profile.steps=30", "profile.dir=out")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("profile")
+    save_tiny_model(folder / "model")
+    write_rows(folder, 24)
+    return folder
+
+
+def profile(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.chdir(folder)
+    return main([*ARGUMENTS, *SLICE, *arguments], command._USAGE, command.profile)
+
+
+def spans(events: list[dict[str, Any]], process: int, *names: str) -> list[tuple[float, float]]:
+    chosen = [e for e in events if e["ph"] == "X" and e["pid"] == process and e["name"] in names]
+    return sorted((event["ts"], event["ts"] + event["dur"]) for event in chosen)
+
+
+def test_a_slice_in_both_modes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert profile(folder, monkeypatch) == 0
+    out = capsys.readouterr().out
+    assert "6 requests" in out and "at the bandwidth limit" in out
+    values = json.loads((folder / "out" / "figures.json").read_text())
+    assert values["sync"]["steps"] == values["async"]["steps"] == 30
+    assert values["sync"]["prompt_steps"] == values["async"]["prompt_steps"] > 0
+    assert (folder / "out" / "timeline.png").read_bytes().startswith(b"\x89PNG")
+    assert not (folder / "outputs").exists()
+
+
+def test_the_trace_shows_a_launch_ahead_in_asynchronous_mode_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert profile(folder, monkeypatch) == 0
+    events = json.loads((folder / "out" / "trace.json").read_text())["traceEvents"]
+    assert [e["args"]["name"] for e in events if e["name"] == "process_name"] == ["sync", "async"]
+    for process, is_ahead in ((1, False), (2, True)):
+        launches, steps = spans(events, process, "launch"), spans(events, process, "prefill", "decode")
+        assert len(steps) == len(spans(events, process, "d2h")) == 30
+        ahead = [launch[0] < step[1] for launch, step in zip(launches[1:], steps, strict=False)]
+        assert all(ahead) if is_ahead else not any(ahead)
+        assert all(before[1] <= after[0] for before, after in pairwise(steps))
+
+
+def test_without_matplotlib_the_rest_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "can_draw", lambda: False)
+    assert profile(folder, monkeypatch, "profile.dir=plain") == 0
+    assert "no timeline.png" in capsys.readouterr().out
+    assert sorted(path.name for path in (folder / "plain").iterdir()) == ["figures.json", "trace.json"]
+
+
+def test_the_stand_in_has_nothing_to_profile(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert profile(folder, monkeypatch, "engine=echo") == 64
+    assert "engine.kind=echo" in capsys.readouterr().err
+
+
+def test_figures_of_a_known_recording() -> None:
+    """A prompt step and two decode steps of 2 s each, with gaps of 1 s and 0.5 s between them."""
+    steps = [Step(0, 0, 10, 1), Step(1, 100, 0, 1), Step(3, 300, 0, 3)]
+    compute = [Span("compute", "compute", start, 2.0) for start in (1.0, 4.0, 6.5)]
+    host = [
+        Span("host", "step", 0.0, 3.0),
+        Span("host", "schedule", 0.0, 0.3, 1),
+        Span("host", "launch", 0.3, 0.6, 1),
+        Span("host", "packet", 0.4, 0.3, 2),
+        Span("host", "wait", 0.9, 1.5, 1),
+    ]
+    shape = ModelShape(step_bytes=1000, weight_bytes=0, decode_flops=0, prefill_flops=0, kv_bytes=10)
+    found = figures(Recording(True, steps, [*host, *compute]), shape, bandwidth=1000.0)
+    assert (found.steps, found.prompt_steps, found.tokens_per_second) == (3, 1, 5 / 8.5)
+    assert (found.busy, found.idle) == (6 / 7.5, 1.5 / 7.5)
+    assert (found.steady_idle, found.decode_step) == (0.5 / 2.5, 2.5)
+    assert found.limit == (1000 + 200 * 10) / 1000
+    expected = {"schedule": 0.1, "packet": 0.1, "launch": 0.1, "accept": 0.0, "other": 0.2}
+    assert found.host == pytest.approx(expected)
+    assert found.wait == 0.5
+
+
+def test_a_slice_of_prompts_alone_has_no_decode_figures() -> None:
+    recording = Recording(False, [Step(0, 0, 10, 1)], [Span("compute", "compute", 0.0, 2.0)])
+    found = figures(recording, None, bandwidth=1.0)
+    assert (found.steady_idle, found.decode_step, found.limit) == (None, None, None)
+    assert found.busy == 1.0
