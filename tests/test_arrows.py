@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"types", "config", "errors", "seeds"}
+BASE = {"types", "config", "errors", "limits", "seeds"}
 LIBRARIES = {"runner", "jobs", "conf"}
 
 ALLOWED = {
     # room: the rooms of runner that it may import beside itself and the base
     "types": set(),
     "errors": set(),
+    "limits": set(),
     "seeds": set(),
     "config": set(),
     "signals": set(),

@@ -1,70 +1,20 @@
-"""Values and combinations that have the right type and still cannot work. All such rules stand here."""
+"""Values and combinations that have the right type and still cannot work; those of numbers are in `runner.limits`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-from runner.config import EngineKind, KeepPrompt, LoadFormat, RunnerConfig
+from runner.config import KeepPrompt, LoadFormat, RunnerConfig
 from runner.errors import ConfigError
+from runner.limits import LIMITS, beyond_limits, engine_conflicts
 from runner.text import resolve_sampling
 from runner.types import FinishReason
 
 _REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 _ENDINGS = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.REPETITION)
 _PARTITION = re.compile(r"(\d+)/(\d+)")
-
-
-@dataclass(frozen=True)
-class Range:
-    """The values that a number may take; ``above`` excludes the lower end."""
-
-    low: float
-    high: float = float("inf")
-    above: bool = False
-
-    def holds(self, value: float) -> bool:
-        return (value > self.low if self.above else value >= self.low) and value <= self.high
-
-    def __str__(self) -> str:
-        low = f"more than {self.low:g}" if self.above else f"{self.low:g} or more"
-        return low if self.high == float("inf") else f"{low}, and at most {self.high:g}"
-
-
-RANGES = {
-    "input.limit": Range(0),
-    "engine.max_num_seqs": Range(1),
-    "engine.max_num_batched_tokens": Range(1),
-    "engine.max_model_len": Range(1),
-    "engine.gpu_memory_utilization": Range(0, 1, above=True),
-    "engine.cpu_kv_cache_gib": Range(0, above=True),
-    "engine.block_size": Range(1),
-    "engine.num_kv_blocks": Range(1),
-    "launch.array": Range(1),
-    "launch.max_running": Range(1),
-    "launch.cpus": Range(1),
-    "resume.max_idle_attempts": Range(1),
-    "output.rows_per_shard": Range(1),
-    "output.sync_seconds": Range(0, above=True),
-    "output.lease_seconds": Range(1),
-    "output.max_error_rate": Range(0, 1),
-    "output.max_error_rate_after": Range(0),
-    "cost.num_cards": Range(1),
-    "cost.dollars_per_gpu_hour": Range(0),
-    "guard.window": Range(1),
-    "guard.max_truncated": Range(0, 1),
-    "guard.max_empty": Range(0, 1),
-    "guard.max_repeated": Range(0, 1),
-    "guard.max_duplicate": Range(0, 1),
-    "guard.max_unparsed": Range(0, 1),
-    "metrics.seconds": Range(0),
-    "preview.rows": Range(1),
-    "preflight.rows": Range(1),
-    "profile.rows": Range(1),
-    "profile.steps": Range(1),
-}
 
 
 def check_combinations(config: RunnerConfig) -> None:
@@ -75,25 +25,14 @@ def check_combinations(config: RunnerConfig) -> None:
 
 
 def _problems(config: RunnerConfig) -> Iterator[str]:
-    yield from _ranges(config)
+    for section in LIMITS:
+        yield from beyond_limits(section, getattr(config, section))
     yield from _job(config)
     yield from _model(config)
-    yield from _engine(config)
+    yield from engine_conflicts(config.engine)
     yield from _output(config)
     yield from _rerun(config)
     yield from _partition(config)
-
-
-def _value(config: RunnerConfig, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)
-
-
-def _ranges(config: RunnerConfig) -> Iterator[str]:
-    for key, allowed in RANGES.items():
-        value = _value(config, key)
-        if value is not None and not allowed.holds(value):
-            yield f"{key}={value}: must be {allowed}"
 
 
 def _job(config: RunnerConfig) -> Iterator[str]:
@@ -120,17 +59,6 @@ def _model(config: RunnerConfig) -> Iterator[str]:
         yield f"model.adapter={model.adapter}: has no meaning over random weights (model.load_format=dummy)"
 
 
-def _engine(config: RunnerConfig) -> Iterator[str]:
-    engine = config.engine
-    if engine.max_num_batched_tokens < engine.max_num_seqs:
-        yield (
-            f"engine.max_num_batched_tokens={engine.max_num_batched_tokens}: one step must hold a token of each of "
-            f"engine.max_num_seqs={engine.max_num_seqs} sequences"
-        )
-    if engine.max_model_len is not None and engine.kind is EngineKind.transformers and engine.max_model_len < 2:
-        yield f"engine.max_model_len={engine.max_model_len}: no room for a prompt and an answer"
-
-
 def _output(config: RunnerConfig) -> Iterator[str]:
     output = config.output
     assert output.dir is not None
@@ -141,6 +69,10 @@ def _output(config: RunnerConfig) -> Iterator[str]:
         )
     if not output.dir.strip():
         yield "output.dir: empty; give a folder"
+    folder = Path(output.dir).expanduser()
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            yield f"output.dir={output.dir}: {path} is a file; give a folder, or a name that is free"
     if output.keep_prompt is KeepPrompt.messages and not config.job.chat:
         yield "output.keep_prompt=messages: job.chat=false has no conversation to keep; use prompt or none"
 

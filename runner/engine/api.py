@@ -10,6 +10,7 @@ from runner.config import Device, Dtype, EngineConfig, LoadFormat, ModelSettings
 from runner.engine.process import EngineProcess
 from runner.engine.settings import EngineSettings
 from runner.errors import ConfigError
+from runner.limits import beyond_limits, engine_conflicts
 from runner.models import resolve_model
 from runner.seeds import seed_of
 from runner.text import StopMatcher, TextTokenizer, checked_sampling, resolve_tokens
@@ -57,10 +58,13 @@ class Engine:
         unknown = settings.keys() - {f.name for f in fields(EngineConfig)}
         if unknown:
             raise ConfigError(f"Engine({sorted(unknown)[0]}=...): no such setting; see runner.config.EngineConfig")
+        engine_settings = EngineConfig(**settings)
+        for problem in (*beyond_limits("engine", engine_settings), *engine_conflicts(engine_settings)):
+            raise ConfigError(problem)
         model_settings = ModelSettings(path=model, **chosen)
         files = resolve_model(model_settings)
         self.tokenizer = TextTokenizer(files.folder, trust_remote_code=model_settings.trust_remote_code)
-        self._client = EngineProcess(EngineSettings(files, model_settings, EngineConfig(**settings)))
+        self._client = EngineProcess(EngineSettings(files, model_settings, engine_settings))
         self._seed = seed
         self._next_id = 0
 

@@ -251,12 +251,12 @@ def test_a_second_runner_on_the_same_output_exits_73(tmp_path: Path) -> None:
     assert len(err.strip().splitlines()) == 1
 
 
-def test_an_unwritable_place_exits_74_or_64_without_a_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["blocked", "blocked/out/deep"])
+def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path, folder: str) -> None:
     write_rows(tmp_path, 3)
     (tmp_path / "blocked").write_text("a file, not a folder")
-    code, _, err = echo(tmp_path, "output.dir=blocked/out")
-    assert code in (64, 74), err
-    assert len(err.strip().splitlines()) == 1
+    code, _, err = echo(tmp_path, f"output.dir={folder}")
+    assert (code, err) == (64, f"output.dir={folder}: blocked is a file; give a folder, or a name that is free\n")
 
 
 def test_torch_is_never_loaded_with_the_stand_in(tmp_path: Path) -> None:
