@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.dataset as pads
+
 ROOT = Path(__file__).resolve().parents[2]
 
 SLOW_JOB = """
@@ -59,3 +61,8 @@ def everything(folder: Path) -> dict[str, tuple[int, int]]:
     """Size and time of change of every file of an output folder."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+def read_data(folder: Path) -> list[dict[str, object]]:
+    """The rows of an output folder's data."""
+    return pads.dataset(folder / "data", format="ipc").to_table().to_pylist()
