@@ -5,6 +5,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(PY) -m pytest
 ARGS ?=
+WORKERS ?= 2
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: help run test check test-faults test-slurm test-fuzz test-report bench clean
@@ -16,11 +17,11 @@ help:  ## List these commands
 run: $(VENV)/.installed  ## Install, then generate the example data with the embedded model (ARGS="key=value ...")
 	$(PY) -m runner job=synthetic_data $(ARGS)
 
-test: $(VENV)/.installed-dev  ## Lint, types and all tests that need no GPU and no patience
+test: $(VENV)/.installed-dev  ## Lint, types and all tests that need no GPU and no patience (WORKERS=2)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PYTEST) -m "not faults and not gpu and not slurm" $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses $(WORKERS) --dist loadfile -m "not faults and not gpu and not slurm" $(ARGS)
 
 check: test  ## The same as test
 
