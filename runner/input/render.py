@@ -57,6 +57,7 @@ class Renderer:
         columns: Sequence[str],
     ) -> None:
         """``columns`` are the input's; raises ConfigError when the template or the settings do not suit them."""
+        _refuse_absent(input_config, columns)
         self.counts = RenderCounts()
         self._job = job
         self._tokenizer = tokenizer
@@ -185,6 +186,16 @@ class Renderer:
         return RowError(
             row.row_id, stage, code, message, source=row.values, request_index=index, num_samples=num_samples
         )
+
+
+def _refuse_absent(config: InputConfig, columns: Sequence[str]) -> None:
+    """A column that was named must be there; those of the default names need not. Input without rows has none."""
+    for key, name, usual in (
+        ("prompt_column", config.prompt_column, InputConfig.prompt_column),
+        ("messages_column", config.messages_column, InputConfig.messages_column),
+    ):
+        if columns and name != usual and name not in columns:
+            raise ConfigError(f"input.{key}={name}: no such column; there are {', '.join(columns)}")
 
 
 def _prompts(prompt: Any) -> list[Any]:

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tokenizers
-from input_support import GOOD, run_all
+from input_support import GOOD, FileJob, run_all
 from tiny_text import save_tokenizer
 from transformers import AutoTokenizer
 
+from runner.config import InputConfig, JobConfig
 from runner.errors import ConfigError
-from runner.input import compression, lines
+from runner.input import Renderer, compression, lines
 from runner.text import TextTokenizer
-from runner.types import Request, RowError, SourceRow
+from runner.types import Request, RowError, SamplingParams, SourceRow
 
 
 def test_the_last_line_may_be_cut(tmp_path: Path, tokenizer: TextTokenizer) -> None:
@@ -199,3 +200,15 @@ def test_refused(name: str, tmp_path: Path, tokenizer: TextTokenizer, monkeypatc
     with pytest.raises(ConfigError, match=message) as error:
         run_all(path, tokenizer, output_dir, **{k: v for k, v in options.items() if k != "out"})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["prompt_column", "messages_column"])
+def test_a_column_that_was_named_must_be_there(tokenizer: TextTokenizer, key: str) -> None:
+    def renderer(*columns: str) -> Renderer:
+        rows = InputConfig(path="x", **{key: "chat"})
+        return Renderer(FileJob(), tokenizer, JobConfig(name="t"), rows, SamplingParams(), None, columns)
+
+    with pytest.raises(ConfigError, match=rf"input\.{key}=chat: no such column; there are prompt, topic"):
+        renderer("prompt", "topic")
+    assert renderer("prompt", "chat")
+    assert renderer()  # an input without rows has no columns
