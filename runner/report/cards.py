@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,32 +17,34 @@ _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 class Card:
     """``memory`` in bytes, ``bandwidth`` in bytes a second, ``flops`` a second for dense 16-bit matrices.
 
-    ``reached`` is the share of the limits that a whole run has been seen to reach, from low to high.
+    ``reached`` is the share of the limits that a whole run has been seen to reach, from low to high. ``device`` is a
+    pattern for the name by which the driver knows the card.
     """
 
     title: str
     memory: float
     bandwidth: float
     flops: float
+    device: str = ""
     reached: tuple[float, float] = (0.5, 0.85)
     is_cpu: bool = False
 
 
 CARDS: Mapping[str, Card] = MappingProxyType(
     {
-        "h100": Card("H100 80GB SXM", 80e9, 3.35e12, 989e12),
-        "h100_pcie": Card("H100 80GB PCIe", 80e9, 2.0e12, 756e12),
-        "h200": Card("H200 141GB", 141e9, 4.8e12, 989e12),
-        "b200": Card("B200 180GB", 180e9, 8.0e12, 2250e12),
-        "a100": Card("A100 80GB SXM", 80e9, 2.04e12, 312e12),
-        "a100_40": Card("A100 40GB SXM", 40e9, 1.56e12, 312e12),
-        "l40s": Card("L40S 48GB", 48e9, 864e9, 362e12),
-        "l4": Card("L4 24GB", 24e9, 300e9, 121e12),
-        "a10g": Card("A10G 24GB", 24e9, 600e9, 70e12),
-        "rtx4090": Card("GeForce RTX 4090 24GB", 24e9, 1.01e12, 165e12),
-        "rtx5090": Card("GeForce RTX 5090 32GB", 32e9, 1.79e12, 210e12),
+        "h100": Card("H100 80GB SXM", 80e9, 3.35e12, 989e12, "H100.*(HBM3|SXM)"),
+        "h100_pcie": Card("H100 80GB PCIe", 80e9, 2.0e12, 756e12, "H100 PCIe"),
+        "h200": Card("H200 141GB", 141e9, 4.8e12, 989e12, "H200"),
+        "b200": Card("B200 180GB", 180e9, 8.0e12, 2250e12, "B200"),
+        "a100": Card("A100 80GB SXM", 80e9, 2.04e12, 312e12, "A100.*SXM.*80GB"),
+        "a100_40": Card("A100 40GB SXM", 40e9, 1.56e12, 312e12, "A100.*SXM.*40GB"),
+        "l40s": Card("L40S 48GB", 48e9, 864e9, 362e12, "L40S"),
+        "l4": Card("L4 24GB", 24e9, 300e9, 121e12, "L4$"),
+        "a10g": Card("A10G 24GB", 24e9, 600e9, 70e12, "A10G"),
+        "rtx4090": Card("GeForce RTX 4090 24GB", 24e9, 1.01e12, 165e12, "RTX 4090$"),
+        "rtx5090": Card("GeForce RTX 5090 32GB", 32e9, 1.79e12, 210e12, "RTX 5090$"),
         # Two cores of a server in float32: no data sheet says what a rented core may use of the memory.
-        "cpu": Card("2 CPU cores", 16e9, 20e9, 80e9, (0.15, 0.8), is_cpu=True),
+        "cpu": Card("2 CPU cores", 16e9, 20e9, 80e9, reached=(0.15, 0.8), is_cpu=True),
     }
 )
 
@@ -53,15 +56,28 @@ def card_of(name: str) -> Card:
     return CARDS[name]
 
 
+def card_of_device(name: str) -> Card | None:
+    """By the driver's name of it; None for a card that is not in the table, and for a CPU, which has no name."""
+    return next((card for card in CARDS.values() if card.device and re.search(card.device, name)), None)
+
+
 @dataclass(frozen=True)
 class ModelShape:
-    """Bytes read at each step, arithmetic a token, and bytes of cache a token."""
+    """What a model costs: bytes read at each step, arithmetic a token, and bytes of cache a token."""
 
     step_bytes: float
     weight_bytes: float
     decode_flops: float
     prefill_flops: float
     kv_bytes: float
+
+    def flops(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Arithmetic of the matrices; that of attention, some percent at a few thousand tokens, is left out."""
+        return prompt_tokens * self.prefill_flops + completion_tokens * self.decode_flops
+
+    def bytes_read(self, steps: float, kv_tokens: float) -> float:
+        """``kv_tokens`` is the sum over the steps of the tokens whose cache each reads."""
+        return steps * self.step_bytes + kv_tokens * self.kv_bytes
 
 
 def model_shape(config: Mapping[str, Any], dtype: str = "auto") -> ModelShape | None:

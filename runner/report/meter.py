@@ -1,18 +1,25 @@
-"""What is known of a run at a moment, as plain values: for the terminal, the log and metrics.jsonl alike."""
+"""What is known of a run at a moment, as plain values: for the terminal, the log, metrics.jsonl and scrapes alike."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
-from runner.report.throughput import Lengths, Throughput
+import numpy as np
+
+from runner.report import forecast
+from runner.report.bottleneck import bottleneck
+from runner.report.cards import ModelShape, card_of_device
+from runner.report.lengths import Lengths
+from runner.report.throughput import Reading, Readings
+from runner.report.usage import PHASES, Usage, shares_between, usage_between
 from runner.types import EngineStats, RowResult
 
-PHASES = ("prepare", "wait", "finish")
-"""What this process does: read and render rows, wait for the engine, turn answers into rows and write them."""
+RECENT_SECONDS = 30.0  # that a view's shares are taken over
+_COUNTERS = tuple(item.name for item in fields(EngineStats) if item.name != "running_lengths")
 
 
 class Phases:
@@ -20,7 +27,7 @@ class Phases:
 
     def __init__(self) -> None:
         self._seconds = dict.fromkeys(PHASES, 0.0)
-        self._current = "prepare"
+        self._current = PHASES[0]
         self._since = time.perf_counter()
 
     def enter(self, name: str) -> None:
@@ -34,26 +41,34 @@ class Phases:
         return dict(self._seconds)
 
 
-def shares_between(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """The share of each phase in the time between two totals."""
-    spent = {name: seconds - before.get(name, 0.0) for name, seconds in after.items()}
-    total = sum(spent.values())
-    return {name: round(seconds / total, 4) if total else 0.0 for name, seconds in spent.items()}
-
-
 class Meter:
-    """Counts of this run. ``total_rows`` are all that there will be, ``done_rows`` were there before."""
+    """Counts of this run. ``total_rows`` are all that there will be, ``done_rows`` were there before.
 
-    def __init__(self, total_rows: int, done_rows: int, max_tokens: int, max_num_seqs: int) -> None:
+    ``shape`` is what a step of the model costs, if that is known.
+    """
+
+    def __init__(
+        self, total_rows: int, done_rows: int, max_tokens: int, max_num_seqs: int, shape: ModelShape | None = None
+    ) -> None:
         self.total_rows, self.done_rows = total_rows, done_rows
         self.rows = self.failed_rows = 0
         self.errors: Counter[str] = Counter()
         self.lengths = Lengths(max_tokens)
-        self.throughput = Throughput()
+        self.readings = Readings()
         self.phases = Phases()
         self.max_num_seqs = max_num_seqs
+        self._shape = shape
+        self._cost = forecast.StepCost()
+        self._costed: Reading | None = None
+        self._taken_rows = self._taken_samples = 0
         self._began: float | None = None
-        self._read: dict[str, dict[str, float]] = {}
+        self._steps: int | None = None
+        self._read: dict[str, Reading] = {}
+
+    def add_taken(self, num_rows: int, num_samples: int) -> None:
+        """Rows were taken up from the input; so many samples of them are to be generated."""
+        self._taken_rows += num_rows
+        self._taken_samples += num_samples
 
     def add_row(self, result: RowResult) -> None:
         self.rows += 1
@@ -61,23 +76,29 @@ class Meter:
         self.errors.update(error.code for error in result.errors)
 
     def note(self, now: float, stats: EngineStats) -> None:
-        """Takes the engine's counters at every step."""
-        if self._began is None and (stats.steps or stats.num_running):
+        """Looks at the engine's counters, at every step; most times they have not changed."""
+        if stats.steps == self._steps or not (stats.steps or stats.num_running):
+            return
+        self._steps = stats.steps
+        if self._began is None:
             self._began = now
-        self.throughput.add(now, stats)
+        if self.readings.add(now, stats, self.phases.totals()):
+            latest = self.readings.latest
+            if latest is not None and self._costed is not None:
+                self._cost.add(self._costed, latest)
+            self._costed = latest
 
-    def snapshot(self, stats: EngineStats, quality: Mapping[str, float], reader: str = "") -> dict[str, Any]:
+    def snapshot(
+        self, now: float, stats: EngineStats, quality: Mapping[str, float], reader: str | None = None
+    ) -> dict[str, Any]:
         """Counts of this run so far, the engine's counters, tokens a second.
 
-        Also the shares of the time since the last snapshot for this ``reader``.
+        Also shares of the time since the last snapshot for this ``reader``; without one, of the latest half minute.
         """
-        now = time.monotonic()
-        rates = self.throughput.rates()
-        left = self.seconds_left(stats)
-        spent = self.phases.totals()
-        shares = shares_between(self._read.get(reader, {}), spent)
-        self._read[reader] = spent
-        seen = {
+        rates = self.readings.rates()
+        usage, phases = self._shares(reader, stats.device)
+        left, left_by_rows = self.seconds_left(stats), self.seconds_left_by_rows(now)
+        return {
             "rows": self.rows,
             "done_rows": self.done_rows + self.rows,
             "total_rows": self.total_rows,
@@ -90,41 +111,54 @@ class Meter:
             "prompt_tokens_per_second": round(rates.prompt, 1),
             "completion_tokens_per_second": round(rates.completion, 1),
             "seconds_left": None if left is None else round(left, 1),
-            "shares": shares,
+            "seconds_left_by_rows": None if left_by_rows is None else round(left_by_rows, 1),
+            "batch_fill": round(stats.num_running / self.max_num_seqs, 4),
+            "usage": asdict(usage),
+            "phases": phases,
             "quality": {name: round(rate, 4) for name, rate in quality.items()},
-            "engine": asdict(stats),
+            "engine": {name: getattr(stats, name) for name in _COUNTERS},
+            "bottleneck": bottleneck(stats, phases, usage, self.max_num_seqs, self.rows_left),
         }
-        return {**seen, "bottleneck": bottleneck(stats, shares, self.max_num_seqs, self.rows_left)}
 
     @property
     def rows_left(self) -> int:
         return self.total_rows - self.done_rows - self.rows
 
     def seconds_left(self, stats: EngineStats) -> float | None:
-        samples_a_row = self.lengths.samples / self.rows if self.rows else 1.0
-        running_tokens = max(stats.completion_tokens - self.lengths.tokens, 0)
-        waiting = max(self.rows_left * samples_a_row - stats.num_running, 0.0)
-        rate = self.throughput.rates().completion
-        return self.lengths.seconds_left(waiting, stats.num_running, running_tokens, rate)
+        """From the lengths of the answers so far; None before anything is known."""
+        survival = self.lengths.survival(stats.running_lengths)
+        if survival is None:
+            return None
+        waiting = max(self._samples_left() - len(stats.running_lengths), 0.0)
+        running = np.asarray(stats.running_lengths, dtype=np.float64)
+        rest = forecast.Rest(waiting, running, self.readings.most_running())
+        prefill = stats.prefill_seconds / max(self.lengths.samples + stats.num_running, 1)
+        card = card_of_device(stats.device)
+        empty = self._shape.bytes_read(1, 0) / card.bandwidth if self._shape and card else None
+        return forecast.seconds_left(rest, survival, self._cost, prefill, empty)
 
+    def seconds_left_by_rows(self, now: float) -> float | None:
+        """As if the rows left came at the rate of those done: too little wherever answers have a long tail."""
+        if self._began is None or not self.rows:
+            return None
+        return (now - self._began) / self.rows * self.rows_left
 
-def bottleneck(stats: EngineStats, shares: Mapping[str, float], max_num_seqs: int, rows_left: int) -> str:
-    """What to change first for more speed, from what is known; the first that holds."""
-    busy = {"prepare": "reading and rendering rows", "finish": "reading answers and writing rows"}
-    slowest = max(busy, key=lambda name: shares.get(name, 0.0))
-    full = stats.kv_blocks_total and stats.kv_blocks_used >= 0.9 * stats.kv_blocks_total
-    rules = (
-        (not stats.steps and not stats.num_running, "the engine is loading its model"),
-        (shares.get("wait", 0.0) < 0.3, f"this process, {busy[slowest]}: {shares.get(slowest, 0.0):.0%} of the time"),
-        (
-            bool(full and (stats.num_waiting or stats.preemptions)),
-            f"the KV cache is full at {stats.num_running} sequences: give it more memory or shorter answers",
-        ),
-        (
-            bool(stats.num_waiting) and stats.num_running >= max_num_seqs,
-            f"the engine, with engine.max_num_seqs={max_num_seqs} sequences at once",
-        ),
-        (not stats.num_waiting and rows_left <= stats.num_running, f"the tail: the last {stats.num_running} answers"),
-        (not stats.num_waiting and stats.num_running < max_num_seqs / 2, "too few rows reach the engine"),
-    )
-    return next((text for holds, text in rules if holds), "the engine")
+    def _samples_left(self) -> float:
+        """Of the rows that were taken up, and of those that were not, as many each as the others had."""
+        untaken = max(self.total_rows - self.done_rows - self._taken_rows, 0)
+        each = self._taken_samples / self._taken_rows if self._taken_rows else 1.0
+        return max(self._taken_samples - self.lengths.samples, 0) + untaken * each
+
+    def _shares(self, reader: str | None, device: str) -> tuple[Usage, dict[str, float]]:
+        """Of the stretch between a reader's last snapshot and now; before the engine's first step only the phases."""
+        latest = self.readings.latest
+        if latest is None:
+            return Usage(), shares_between({}, self.phases.totals())
+        before = self.readings.since(RECENT_SECONDS) or latest
+        if reader is not None:
+            last = self._read.get(reader)
+            is_same_engine = last is not None and last.stats.steps <= latest.stats.steps
+            before = last if last is not None and is_same_engine else self.readings.since(float("inf")) or latest
+            self._read[reader] = latest
+        usage = usage_between(before, latest, self._shape, card_of_device(device))
+        return usage, shares_between(before.phases, latest.phases)

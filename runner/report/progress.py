@@ -7,9 +7,11 @@ import sys
 import time
 from typing import TextIO
 
+from runner.report.cards import ModelShape
 from runner.report.guard import QualityGuard
 from runner.report.meter import Meter
 from runner.report.metrics import MetricsLog
+from runner.report.scrapes import ScrapePoint
 from runner.report.throughput import WINDOW_SECONDS, duration
 from runner.report.view import TerminalView, log_line
 from runner.types import EngineStats, RowResult
@@ -33,15 +35,19 @@ class Progress:
         stream: TextIO | None = None,
         *,
         max_num_seqs: int = 256,
+        shape: ModelShape | None = None,
         guard: QualityGuard | None = None,
         metrics: MetricsLog | None = None,
         metrics_seconds: float = 5.0,
+        scrapes: ScrapePoint | None = None,
     ) -> None:
+        """``shape`` is what the model costs, where that is known: without it nothing is said of the card's use."""
         stream = sys.stderr if stream is None else stream
-        self._meter = Meter(total_rows, done_rows, max_tokens, max_num_seqs)
+        self._meter = Meter(total_rows, done_rows, max_tokens, max_num_seqs, shape)
         self._guard = guard or QualityGuard()
         self._metrics = metrics
         self._metrics_seconds = metrics_seconds
+        self._scrapes = scrapes
         self._view = TerminalView(stream) if stream.isatty() else None
         self._stats = EngineStats()
         self._next_shown = time.monotonic() + (0.0 if self._view else LOG_SECONDS)
@@ -53,8 +59,12 @@ class Progress:
         return self._meter.lengths.tokens
 
     def enter(self, phase: str) -> None:
-        """What the run does from now on; one of `runner.report.meter.PHASES`."""
+        """What the run does from now on; one of `runner.report.usage.PHASES`."""
         self._meter.phases.enter(phase)
+
+    def add_taken(self, num_rows: int, num_samples: int) -> None:
+        """So many rows were read, and so many samples of them are to be generated."""
+        self._meter.add_taken(num_rows, num_samples)
 
     def add_sample(self, completion_tokens: int) -> None:
         self._meter.lengths.add(completion_tokens)
@@ -67,7 +77,7 @@ class Progress:
         now = time.monotonic()
         self._stats = stats
         self._meter.note(now, stats)
-        if self._metrics is not None and now >= self._next_metrics:
+        if now >= self._next_metrics:
             self._next_metrics = now + self._metrics_seconds
             self._measure("sample")
         if now >= self._next_shown:
@@ -75,20 +85,27 @@ class Progress:
             self._show()
 
     def close(self) -> None:
-        if self._metrics is not None:
-            self._measure("end")
+        self._measure("end")
         if self._view is not None:
             self._show()
             self._view.close()
+        if self._scrapes is not None:
+            self._scrapes.close()
 
     def _show(self) -> None:
-        seen = self._meter.snapshot(self._stats, self._guard.rates)
+        seen = self._meter.snapshot(time.monotonic(), self._stats, self._guard.rates)
         if self._view is None:
             logger.info("%s", log_line(seen))
         else:
             self._view.draw(seen)
 
     def _measure(self, kind: str) -> None:
-        assert self._metrics is not None
-        seen = self._meter.snapshot(self._stats, self._guard.rates, "metrics")
-        self._metrics.append({"kind": kind, **seen, "quality_totals": self._guard.totals})
+        """A line of metrics, and the figures for the next scrape."""
+        if self._metrics is None and self._scrapes is None:
+            return
+        seen = self._meter.snapshot(time.monotonic(), self._stats, self._guard.rates, "metrics")
+        seen["quality_totals"] = self._guard.totals
+        if self._metrics is not None:
+            self._metrics.append({"kind": kind, **seen})
+        if self._scrapes is not None:
+            self._scrapes.show(seen)

@@ -51,7 +51,7 @@ def seconds_at_limit(load: Load, card: Card, shape: ModelShape, max_running: int
         return 0.0
     scale = load.total / count
     computed = sum(load.prompts) * (1.0 - cached_share)
-    prefill = computed * shape.prefill_flops / card.flops
+    prefill = shape.flops(computed, 0) / card.flops
     chosen = slice(0, _MAX_SIMULATED)
     decode = _decode_seconds(load.prompts[chosen], load.answers[chosen], card, shape, max(max_running, 1))
     simulated = sum(load.answers[chosen])
@@ -73,8 +73,8 @@ def _decode_seconds(
             waiting += 1
         until, rows = ends[0][0], len(ends)
         steps = until - now
-        fixed = max(shape.step_bytes / card.bandwidth, rows * shape.decode_flops / card.flops)
-        seconds += steps * fixed + (steps * kv + rows * steps * steps / 2) * shape.kv_bytes / card.bandwidth
+        linears = max(shape.bytes_read(steps, 0) / card.bandwidth, shape.flops(0, steps * rows) / card.flops)
+        seconds += linears + shape.bytes_read(0, steps * kv + rows * steps * steps / 2) / card.bandwidth
         kv += rows * steps
         now = until
         while ends and ends[0][0] == now:

@@ -1,14 +1,25 @@
-"""Tokens a second, and how long the rest will take, from the engine's counters and the answers seen."""
+"""The engine's counters over the last minute: tokens a second, and stretches of time for whoever asks."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from runner.types import EngineStats
 
-SAMPLE_SECONDS = 1.0
+READING_SECONDS = 1.0
 WINDOW_SECONDS = 60.0
+
+
+class Reading(NamedTuple):
+    """The engine's counters at the moment they arrived, and the seconds of each of this process's phases by then."""
+
+    at: float  # monotonic
+    stats: EngineStats
+    phases: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,63 +30,48 @@ class Rates:
     completion: float = 0.0
 
 
-class Throughput:
-    """Rates over a sliding window of the engine's counters."""
+class Readings:
+    """Those of the last minute, one a second. Counters come in bursts: shares are taken between two arrivals."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int, int]] = deque()  # seconds, prompt tokens, completion tokens
+        self._kept: deque[Reading] = deque()
+        self.latest: Reading | None = None
 
-    def add(self, now: float, stats: EngineStats) -> None:
-        """Takes a snapshot, at most one a second; a new engine, whose counters are lower, starts a new window."""
-        if self._seen and stats.completion_tokens < self._seen[-1][2]:
-            self._seen.clear()
-        if self._seen and now - self._seen[-1][0] < SAMPLE_SECONDS:
-            return
-        self._seen.append((now, stats.prompt_tokens, stats.completion_tokens))
-        while now - self._seen[0][0] > WINDOW_SECONDS:
-            self._seen.popleft()
+    def add(self, now: float, stats: EngineStats, phases: Mapping[str, float]) -> bool:
+        """Takes counters that have just arrived; True when they are kept for the window.
+
+        A new engine, whose counters are lower, starts a new window.
+        """
+        if self.latest is not None and stats.steps < self.latest.stats.steps:
+            self._kept.clear()
+        self.latest = Reading(now, copy(stats), phases)
+        if self._kept and now - self._kept[-1].at < READING_SECONDS:
+            return False
+        self._kept.append(self.latest)
+        while now - self._kept[0].at > WINDOW_SECONDS:
+            self._kept.popleft()
+        return True
+
+    def since(self, seconds: float) -> Reading | None:
+        """The oldest reading of the last ``seconds``; None before there is any."""
+        if self.latest is None:
+            return None
+        return next((kept for kept in self._kept if self.latest.at - kept.at <= seconds), self.latest)
 
     def rates(self) -> Rates:
-        """Zero until there are two snapshots."""
-        if len(self._seen) < 2:
+        """Zero until there are two readings."""
+        first, last = self.since(WINDOW_SECONDS), self.latest
+        if first is None or last is None or last.at <= first.at:
             return Rates()
-        (then, *before), (now, *after) = self._seen[0], self._seen[-1]
-        prompt, completion = ((b - a) / (now - then) for a, b in zip(before, after, strict=True))
-        return Rates(prompt, completion)
+        seconds = last.at - first.at
+        return Rates(
+            (last.stats.prompt_tokens - first.stats.prompt_tokens) / seconds,
+            (last.stats.completion_tokens - first.stats.completion_tokens) / seconds,
+        )
 
-
-class Lengths:
-    """The completion lengths seen so far; what is left is estimated from them, not from rows a second.
-
-    Short answers finish first, so the plain mean of the finished ones is too low for long. Tokens made, those of
-    unfinished answers included, over answers finished is the mean of a memoryless distribution under that
-    censoring. ``limit`` is the longest that an answer may get.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.samples = 0
-        self.tokens = 0
-        self.longest = 0
-
-    def add(self, tokens: int) -> None:
-        self.samples += 1
-        self.tokens += tokens
-        self.longest = max(self.longest, tokens)
-
-    def seconds_left(self, num_waiting: float, num_running: int, running_tokens: int, rate: float) -> float | None:
-        """Seconds until all are done; None before anything is known.
-
-        ``num_waiting`` samples have not begun, ``num_running`` have made ``running_tokens`` together; ``rate`` is
-        tokens a second. The last to finish may be as long as the longest seen, at one sequence's share of the rate.
-        """
-        if not self.samples or rate <= 0:
-            return None
-        mean = min((self.tokens + running_tokens) / self.samples, self._limit)
-        age = running_tokens / max(num_running, 1)
-        to_go = min(mean, max(self._limit - age, 0.0))
-        last = self.longest if num_waiting > 0 else max(self.longest - age, to_go)
-        return max(num_running * to_go + num_waiting * mean, last * num_running) / rate
+    def most_running(self) -> int:
+        """The most sequences that ran at once in the window."""
+        return max((kept.stats.num_running for kept in self._kept), default=0)
 
 
 def duration(seconds: float) -> str:

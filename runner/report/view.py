@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -14,7 +16,15 @@ from rich.text import Text
 from runner.report.plain import one_line
 from runner.report.throughput import duration
 
-_PHASE_NAMES = {"prepare": "rendering", "finish": "reading and writing answers", "wait": "waiting for the engine"}
+PHASE_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "read": "reading",
+        "render": "rendering",
+        "finish": "finishing answers",
+        "write": "writing",
+        "wait": "waiting for the engine",
+    }
+)
 _SHOWN_ERRORS = 4
 _BAR_WIDTH = 40
 
@@ -26,11 +36,15 @@ def log_line(seen: dict[str, Any]) -> str:
         speed(seen),
         queue(seen),
         cache(seen),
+        times(seen),
+        card(seen),
         failures(seen),
     ]
     if seen["seconds_left"] is not None:
         parts.append(f"ETA {duration(seen['seconds_left'])}")
-    return ", ".join([*filter(None, parts), f"bottleneck: {seen['bottleneck']}"])
+    if seen["bottleneck"]:
+        parts.append(f"bottleneck: {seen['bottleneck']}")
+    return ", ".join(filter(None, parts))
 
 
 def speed(seen: dict[str, Any]) -> str:
@@ -38,7 +52,8 @@ def speed(seen: dict[str, Any]) -> str:
 
 
 def queue(seen: dict[str, Any]) -> str:
-    return f"{seen['engine']['num_running']:,} running, {seen['engine']['num_waiting']:,} waiting"
+    running, waiting = seen["engine"]["num_running"], seen["engine"]["num_waiting"]
+    return f"{running:,} running (batch {seen['batch_fill']:.0%} full), {waiting:,} waiting"
 
 
 def cache(seen: dict[str, Any]) -> str:
@@ -66,8 +81,29 @@ def quality(seen: dict[str, Any]) -> str:
     return ", ".join(f"{name} {rate:.0%}" for name, rate in seen["quality"].items() if rate > 0)
 
 
-def host_time(seen: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {seen['shares'][phase]:.0%}" for phase, name in _PHASE_NAMES.items())
+def times(seen: dict[str, Any]) -> str:
+    """Where the time of the engine went; nothing before it took any."""
+    usage = seen["usage"]
+    parts = (("prefill", "prefill"), ("decode", "decode"), ("host", "host"), ("io", "I/O"))
+    return ", ".join(f"{name} {usage[key]:.0%}" for key, name in parts) if any(usage[key] for key, _ in parts) else ""
+
+
+def card(seen: dict[str, Any]) -> str:
+    """How much of the card is used; nothing on a CPU."""
+    if not seen["engine"]["device"]:
+        return ""
+    usage = seen["usage"]
+    parts = [f"GPU idle {usage['host'] + usage['io']:.0%}"]
+    if usage["flops"] is not None:
+        parts.append(f"MFU {usage['flops']:.0%}")
+    if usage["bandwidth"] is not None:
+        parts.append(f"memory bandwidth {usage['bandwidth']:.0%}")
+    return ", ".join(parts)
+
+
+def phases(seen: dict[str, Any]) -> str:
+    """What this process does; the engine's is another one."""
+    return ", ".join(f"{name} {seen['phases'].get(phase, 0.0):.0%}" for phase, name in PHASE_NAMES.items())
 
 
 class TerminalView:
@@ -104,7 +140,9 @@ class TerminalView:
         found = (
             ("speed", speed(seen), ""),
             ("engine", ", ".join(filter(None, (queue(seen), cache(seen)))), ""),
-            ("this process", host_time(seen), ""),
+            ("time", times(seen), ""),
+            ("card", card(seen), ""),
+            ("this process", phases(seen), ""),
             ("answers", quality(seen), "yellow"),
             ("errors", failures(seen), "red"),
             ("bottleneck", seen["bottleneck"], "bold"),

@@ -81,7 +81,6 @@ class Loop:
             if self._clock() >= self._deadline or (self._is_closing and not self._inflight.num_rows):
                 break
             try:
-                self._progress.enter("prepare")
                 admitted = self._admit()
                 if self._source.exhausted or self._time_limit.is_closed:
                     self._engine.close_input()
@@ -133,7 +132,11 @@ class Loop:
         if not self._has_room() or self._source.exhausted:
             return False
         room = (self._max_samples - self._inflight.num_samples) // self._samples_per_row
-        works, ended = self._source.take(max(1, min(room, BATCH_ROWS)))
+        self._progress.enter("read")
+        batch = self._source.read(max(1, min(room, BATCH_ROWS)))
+        self._progress.enter("render")
+        works, ended = self._source.render(batch)
+        self._progress.add_taken(len(batch), sum(len(work.pending) for work in works))
         self._write(ended)
         fitting = self._time_limit.admit(works)
         self._leaves_rows |= len(fitting) < len(works)
@@ -143,6 +146,7 @@ class Loop:
     def _submit(self, works: list[RowWork]) -> None:
         requests = [request for work in works for request in self._inflight.add(work)]
         if requests:
+            self._progress.enter("wait")
             self._engine.submit(requests)
 
     def _take(self, outputs: Sequence[Sample | TokenChunk]) -> None:
@@ -168,6 +172,7 @@ class Loop:
         self._write(finished)
 
     def _write(self, results: list[RowResult]) -> None:
+        self._progress.enter("write")
         for result in results:
             self._budget.add(failed=bool(result.errors))
             self._progress.add_row(result)

@@ -7,9 +7,11 @@ from pathlib import Path
 from jobs import load_job
 from runner.config import RunnerConfig
 from runner.input import InventoryReader, Renderer
-from runner.output import may_hold_tools, plan_columns
+from runner.output import OutputSpec, may_hold_tools, plan_columns
 from runner.run.backends import Backend
+from runner.run.fingerprint import GROWABLE, fingerprint
 from runner.run.intake import take_stock
+from runner.run.rerun import recipe, selection_of
 from runner.text import PromptTokenizer, resolve_sampling
 
 
@@ -32,6 +34,28 @@ class Plan:
             reasoning=backend.reasoning is not None,
             tool_messages=config.job.module is not None
             or may_hold_tools(self.inventory.schema, (config.input.messages_column, "body")),
+        )
+
+    def output_spec(self) -> OutputSpec:
+        """What the output folder is opened with, the fingerprint among it. Raises ConfigError for a file it names."""
+        config = self.config
+        worker, _, workers = config.partition.partition("/")
+        return OutputSpec(
+            job_name=config.job.name,
+            columns=self.columns,
+            num_rows=self.inventory.num_rows,
+            fingerprint=fingerprint(config, self.backend, self.job, self.sampling, self.inventory),
+            rows_per_shard=config.output.rows_per_shard,
+            sync_seconds=config.output.sync_seconds,
+            partition=(int(worker), int(workers)) if workers else None,
+            task=config.launch.task or "",
+            inventory=self.inventory.to_json(),
+            accept=tuple(config.resume.accept),
+            growable=GROWABLE,
+            overwrite=config.output.overwrite,
+            max_idle_attempts=config.resume.max_idle_attempts,
+            command=recipe(config),
+            selection=selection_of(config.rerun),
         )
 
     def reader(self) -> InventoryReader:

@@ -63,12 +63,18 @@ class WorkSource:
         """Whether every row has been handed out."""
         return not self._in_range and not self._ranges.ranges_left
 
-    def take(self, num_rows: int) -> tuple[list[RowWork], list[RowResult]]:
-        """Up to ``num_rows`` next rows: those to generate, and the results of those that end here.
+    def read(self, num_rows: int) -> list[SourceRow | RowError]:
+        """Up to ``num_rows`` next rows; none when no further range may be opened yet."""
+        batch: list[SourceRow | RowError] = []
+        while len(batch) < num_rows and (self._in_range or self._open_range()):
+            wanted = num_rows - len(batch)
+            found = list(islice(self._rows, wanted))
+            self._in_range = len(found) == wanted
+            batch += found
+        return batch
 
-        Both are empty when no further range may be opened yet.
-        """
-        batch = self._next_rows(num_rows)
+    def render(self, batch: Sequence[SourceRow | RowError]) -> tuple[list[RowWork], list[RowResult]]:
+        """The rows to generate, and the results of those that end here."""
         works: list[RowWork] = []
         ended = [self._unreadable(item) for item in batch if isinstance(item, RowError)]
         for result in ended:
@@ -95,15 +101,6 @@ class WorkSource:
         """How many samples a row stands for that the job drops."""
         wanted = self._redo.pop(row_id, frozenset({(None, None)}))
         return sum(self._samples_per_row if sample is None else 1 for _, sample in wanted)
-
-    def _next_rows(self, num_rows: int) -> list[SourceRow | RowError]:
-        batch: list[SourceRow | RowError] = []
-        while len(batch) < num_rows and (self._in_range or self._open_range()):
-            wanted = num_rows - len(batch)
-            found = list(islice(self._rows, wanted))
-            self._in_range = len(found) == wanted
-            batch += found
-        return batch
 
     def _open_range(self) -> bool:
         found = self._ranges.take_range()

@@ -1,4 +1,4 @@
-"""Rates, the estimate of what is left, and what is shown where."""
+"""What is shown where."""
 
 from __future__ import annotations
 
@@ -9,59 +9,8 @@ import pytest
 
 from runner.report import progress as module
 from runner.report.progress import Progress
-from runner.report.throughput import Lengths, Throughput, duration
+from runner.report.throughput import duration
 from runner.types import EngineStats, RowError, RowResult, Stage
-
-
-def test_rates_are_over_the_window() -> None:
-    throughput = Throughput()
-    for second in range(0, 200, 10):
-        rate = 100 if second < 100 else 10
-        throughput.add(float(second), EngineStats(prompt_tokens=second, completion_tokens=100 * 100 + rate * second))
-    rates = throughput.rates()
-    assert rates.prompt == pytest.approx(1.0)
-    assert rates.completion == pytest.approx(10.0)
-
-
-def test_a_new_engine_starts_a_new_window() -> None:
-    throughput = Throughput()
-    throughput.add(0.0, EngineStats(completion_tokens=1000))
-    throughput.add(10.0, EngineStats(completion_tokens=50))
-    assert throughput.rates().completion == 0
-    throughput.add(20.0, EngineStats(completion_tokens=150))
-    assert throughput.rates().completion == pytest.approx(10.0)
-
-
-def test_what_is_left_comes_from_lengths_not_from_rows() -> None:
-    lengths = Lengths(limit=1000)
-    assert lengths.seconds_left(10, 0, 0, rate=5.0) is None
-    for tokens in (10, 30):
-        lengths.add(tokens)
-    assert lengths.seconds_left(10, 0, 0, rate=4.0) == pytest.approx(10 * 20 / 4)
-    assert lengths.seconds_left(10, 0, 0, rate=0.0) is None
-
-
-def test_answers_that_still_run_count_against_the_short_ones_that_finished_first() -> None:
-    lengths = Lengths(limit=256)
-    lengths.add(10)
-    assert lengths.seconds_left(0, 9, running_tokens=9 * 50, rate=9.0) == pytest.approx(256 - 50)
-    lengths = Lengths(limit=10_000)
-    lengths.add(10)
-    assert lengths.seconds_left(0, 9, running_tokens=9 * 50, rate=9.0) == pytest.approx(10 + 9 * 50)
-
-
-def test_no_answer_is_expected_to_be_longer_than_it_may_be() -> None:
-    lengths = Lengths(limit=100)
-    lengths.add(90)
-    assert lengths.seconds_left(0, 1, running_tokens=95, rate=1.0) == pytest.approx(5)
-    assert lengths.seconds_left(2, 1, running_tokens=95, rate=1.0) == pytest.approx(2 * 100 + 5)
-
-
-def test_a_straggler_may_take_longer_than_the_bulk() -> None:
-    lengths = Lengths(limit=2000)
-    for tokens in (10, 10, 1000):
-        lengths.add(tokens)
-    assert lengths.seconds_left(1, 8, running_tokens=0, rate=100.0) == pytest.approx(1000 * 8 / 100)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(12.4, "12 s"), (200, "3 min 20 s"), (18420, "5 h 07 min")])
@@ -88,7 +37,7 @@ def test_a_terminal_gets_a_view(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
     stream = Terminal()
     with caplog.at_level(logging.INFO):
         shown(stream, monkeypatch)
-    for part in ("5/10 rows", "3 running, 2 waiting", "KV 25%", "1 failed (no_tokens 1)", "bottleneck"):
+    for part in ("5/10 rows", "3 running (batch 1% full), 2 waiting", "KV 25%", "1 failed (no_tokens 1)", "bottleneck"):
         assert part in stream.getvalue()
     assert not caplog.records
 
