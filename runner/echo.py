@@ -5,11 +5,13 @@ With engine=echo a token is a byte, whatever model.path says: nothing is loaded 
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Sequence
 from typing import Any
 
 from runner.text import ByteTokenizer, RenderedChat
-from runner.types import EngineRequest, EngineStats, FinishReason, Message, Sample, SampleKey
+from runner.types import EngineRequest, EngineStats, FinishReason, Logprobs, Message, Sample, SampleKey
 
 _LETTERS = b"abcdefghijklmnop"  # one for each four bits of a seed
 
@@ -29,7 +31,7 @@ class EchoEngine:
     """An EngineClient that answers with the prompt, at the next poll.
 
     A greedy sample is the prompt's ids, any other has four letters of its seed before them; both are cut at
-    max_tokens, and repeated up to it with ignore_eos.
+    max_tokens, and repeated up to it with ignore_eos. Nothing is left to chance: log probabilities are 0.
     """
 
     def __init__(self) -> None:
@@ -79,4 +81,14 @@ def _echo(request: EngineRequest, sample_index: int, seed: int) -> Sample:
         answer *= -(-sampling.max_tokens // len(answer))
     whole = len(answer) <= sampling.max_tokens and not sampling.ignore_eos
     reason = FinishReason.STOP if whole else FinishReason.LENGTH
-    return Sample(request.request_id, sample_index, answer[: sampling.max_tokens], reason)
+    answer = answer[: sampling.max_tokens]
+    return Sample(request.request_id, sample_index, answer, reason, logprobs=_logprobs(answer, sampling.logprobs))
+
+
+def _logprobs(answer: Sequence[int], num_top: int | None) -> Logprobs | None:
+    """No token but the one of the answer could have stood in its place."""
+    if num_top is None:
+        return None
+    none = struct.pack("<if", -1, -math.inf)
+    rows = [struct.pack("<fif", 0.0, token, 0.0) + none * (num_top - 1) if num_top else bytes(4) for token in answer]
+    return Logprobs(num_top, b"".join(rows))

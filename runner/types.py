@@ -17,7 +17,7 @@ Message = dict[str, Any]
 
 MAX_LOGPROBS = 20  # of the best tokens at each place
 MAX_BAD_PHRASES = 256  # bad words of several tokens in a request, written with and without a space before them
-MAX_PHRASE_TOKENS = 16  # of one bad word
+MAX_PHRASE_TOKENS = 32  # of one bad word
 
 
 class FinishReason(StrEnum):

@@ -196,7 +196,7 @@ def test_what_is_missing_is_named(arguments: list[str], key: str) -> None:
         ["sampling.logit_bias={5: 1000}"],
         ["sampling.logit_bias={5: [1]}"],
         ['sampling.bad_words=[""]'],
-        ["sampling.logprobs=5"],
+        ["sampling.logprobs=21"],
         ["sampling.repetition_stop=2"],
         ["engine.max_num_seqs=0"],
         ["engine.max_num_batched_tokens=10", "engine.max_num_seqs=20"],

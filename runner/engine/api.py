@@ -21,7 +21,10 @@ _POLL_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SampleOutput:
-    """One sample of a prompt. ``finish_reason`` is stop, length, repetition or error; ``error`` says why."""
+    """One sample of a prompt. ``finish_reason`` is stop, length, repetition or error; ``error`` says why.
+
+    ``logprobs`` is set where SamplingParams asked: one record a token, see `runner.types.Logprobs`.
+    """
 
     index: int
     text: str
@@ -29,6 +32,7 @@ class SampleOutput:
     finish_reason: str
     stop_reason: int | str | None = None
     error: str | None = None
+    logprobs: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +175,18 @@ class Engine:
         )
 
     def _output(self, sample: Sample, params: SamplingParams) -> SampleOutput:
-        ids, skip = sample.token_ids, params.skip_special_tokens
+        ids, logprobs = sample.token_ids, sample.logprobs
         if params.stop:
             matcher = self._matcher(params)
             hit = matcher.push(ids) or matcher.finish()
             if hit:
-                return SampleOutput(sample.sample_index, hit.text, ids[: hit.num_tokens], "stop", hit.stop)
-        text = self.tokenizer.decode(ids, skip_special_tokens=skip)
+                ids = ids[: hit.num_tokens]
+                entries = logprobs.entries(ids) if logprobs else None
+                return SampleOutput(sample.sample_index, hit.text, ids, "stop", hit.stop, logprobs=entries)
+        text = self.tokenizer.decode(ids, skip_special_tokens=params.skip_special_tokens)
+        entries = logprobs.entries(ids) if logprobs else None
         reason = str(sample.finish_reason)
-        return SampleOutput(sample.sample_index, text, ids, reason, sample.stop_reason, sample.error)
+        return SampleOutput(sample.sample_index, text, ids, reason, sample.stop_reason, sample.error, entries)
 
 
 def _member(kind: Any, key: str, value: Any) -> Any:

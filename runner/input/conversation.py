@@ -116,11 +116,11 @@ def _batch_sampling(body: dict[str, Any]) -> dict[str, Any]:
     }
     if body.get("max_completion_tokens") is not None:
         values["max_tokens"] = body["max_completion_tokens"]
-    asked = body.get("logprobs")
-    if asked is not None and asked is not False:  # 0 asks for the sampled token's
+    asked, num_top = body.get("logprobs"), body.get("top_logprobs")
+    if asked is True or num_top:  # of conversations: whether at all, and of how many of the best tokens
+        values["logprobs"] = num_top or 0
+    elif asked is not None and asked is not False:  # of texts: of how many
         values["logprobs"] = asked
-    elif body.get("top_logprobs"):
-        values["logprobs"] = body["top_logprobs"]
     return values
 
 

@@ -4,6 +4,7 @@ from runner.output.columns import Columns, plan_columns
 from runner.output.commits import Totals
 from runner.output.folder import start_over
 from runner.output.lock import supports_leases
+from runner.output.logprobs import may_ask_logprobs
 from runner.output.messages import may_hold_tools
 from runner.output.opening import OutputSpec, Summary
 from runner.output.output import Output, recorded_job
@@ -23,6 +24,7 @@ __all__ = [
     "Survey",
     "Surveyor",
     "Totals",
+    "may_ask_logprobs",
     "may_hold_tools",
     "plan_columns",
     "recorded_job",

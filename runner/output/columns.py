@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from runner.errors import ConfigError
+from runner.output.logprobs import LOGPROBS
 from runner.output.messages import MESSAGES, TOOL_MESSAGES
 
 _KEY = (("row_id", pa.int64()), ("request_index", pa.int32()), ("sample_index", pa.int32()))
@@ -72,11 +73,13 @@ def plan_columns(
     prefix: str = "",
     reasoning: bool = False,
     tool_messages: bool = False,
+    logprobs: bool = False,
 ) -> Columns:
     """The columns of a job.
 
     ``parsed`` maps the job's own columns to Arrow type names ("string", "int64", "list<string>",
     "struct<a: int64>"). With ``tool_messages`` kept messages have room for any keys, not for role and content alone.
+    ``reasoning`` and ``logprobs`` add the columns of these names.
     Raises `ConfigError` for a clash, an unknown type, or a source type that loaders of
     the output cannot read.
     """
@@ -89,6 +92,8 @@ def plan_columns(
     answer = list(_ANSWER)
     if reasoning:
         answer.insert(1, ("reasoning", pa.string()))
+    if logprobs:
+        answer.append(("logprobs", LOGPROBS))
     own = [(name, kind) for name, kind in (*_KEY, *kept, *answer)]
     own += [(name, arrow_type(f"job column {name}", text)) for name, text in (parsed or {}).items()]
     names = {name: prefix + name for name, _ in own}

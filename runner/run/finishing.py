@@ -79,6 +79,7 @@ class Finisher:
             prompt=request.prompt,
             messages=request.messages,
             reasoning=reasoning,
+            logprobs=sample.logprobs.entries(sample.token_ids[:num_tokens]) if sample.logprobs else None,
         )
 
     def _text(self, request: Request, sample: Sample) -> tuple[str, int, FinishReason, int | str | None]:
@@ -128,6 +129,7 @@ class Finisher:
             "completion_tokens": completion.completion_tokens,
             "seed": completion.seed,
             "model": self._model,
+            "logprobs": completion.logprobs,
             **parsed,
         }
         names = self._names

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from jobs import load_job
 from runner.config import RunnerConfig
-from runner.input import InventoryReader, Renderer
-from runner.output import OutputSpec, may_hold_tools, plan_columns
+from runner.input import SAMPLING_COLUMN, InventoryReader, Renderer
+from runner.output import OutputSpec, may_ask_logprobs, may_hold_tools, plan_columns
 from runner.run.backends import Backend
 from runner.run.fingerprint import GROWABLE, fingerprint
 from runner.run.intake import take_stock
@@ -34,6 +34,8 @@ class Plan:
             reasoning=backend.reasoning is not None,
             tool_messages=config.job.module is not None
             or may_hold_tools(self.inventory.schema, (config.input.messages_column, "body")),
+            logprobs=self.sampling.logprobs is not None
+            or may_ask_logprobs(self.inventory.schema, (SAMPLING_COLUMN, "body")),
         )
 
     def output_spec(self) -> OutputSpec:

@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.config import SamplingConfig
 from runner.errors import ConfigError
-from runner.types import SamplingParams
+from runner.types import MAX_LOGPROBS, SamplingParams
 
 log = logging.getLogger(__name__)
 
@@ -172,10 +172,6 @@ def _repetition_stop(key: str, value: Any) -> int:
     return cover
 
 
-def _logprobs(key: str, value: Any) -> None:
-    raise ConfigError(f"{key}={value!r}: the engine returns no log probabilities; leave it out")
-
-
 _PENALTY = _number(lambda x: -2 <= x <= 2, "a number from -2 to 2")
 _CHECKS: dict[str, Check] = {
     "max_tokens": _integer(1),
@@ -194,7 +190,7 @@ _CHECKS: dict[str, Check] = {
     "frequency_penalty": _PENALTY,
     "logit_bias": _logit_bias,
     "bad_words": _strings,
-    "logprobs": _logprobs,
+    "logprobs": _integer(0, MAX_LOGPROBS, f"from 0 (the sampled token alone) to {MAX_LOGPROBS}"),
     "repetition_stop": _repetition_stop,
     "skip_special_tokens": _flag,
     "include_stop_str_in_output": _flag,

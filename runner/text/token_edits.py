@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from runner.errors import ConfigError
 from runner.text.interface import PromptTokenizer
-from runner.types import SamplingParams
+from runner.types import MAX_BAD_PHRASES, MAX_PHRASE_TOKENS, SamplingParams
 
 _NEVER = float("-inf")
 
 
 def resolve_tokens(params: SamplingParams, tokenizer: PromptTokenizer, prefix: str = "sampling.") -> SamplingParams:
-    """``params`` as the engine takes them: bad words became biases of minus infinity on their tokens.
+    """``params`` as the engine takes them: bad words as ids, those of one token as biases of minus infinity.
 
-    Raises ConfigError for an id that the model does not have, and for a bad word of several tokens: the engine
-    edits logits one token at a time, and keeping out the first of several would keep out innocent words too.
+    Raises ConfigError for an id that the model does not have, and for bad words that are too long or too many.
     """
     for token, _ in params.logit_bias:
         if token >= tokenizer.num_tokens:
             raise ConfigError(f"{prefix}logit_bias={token}: the model's token ids end at {tokenizer.num_tokens - 1}")
     if not params.bad_words:
         return params
-    banned = {token: _NEVER for word in params.bad_words for token in _tokens_of(word, tokenizer, prefix)}
-    return replace(params, bad_words=(), logit_bias=tuple((dict(params.logit_bias) | banned).items()))
-
-
-def _tokens_of(word: str, tokenizer: PromptTokenizer, prefix: str) -> list[int]:
-    """The token of the word as it stands, and the one that it is after a space, where that is one token too."""
-    bare = tokenizer.encode(word, special=False)
-    if len(bare) != 1:
+    written = [ids for word in params.bad_words for ids in _ways_to_write(word, tokenizer, prefix)]
+    banned = {ids[0]: _NEVER for ids in written if len(ids) == 1}
+    phrases = tuple(dict.fromkeys(ids for ids in written if len(ids) > 1 and ids[-1] not in banned))
+    if len(phrases) > MAX_BAD_PHRASES:
         raise ConfigError(
-            f"{prefix}bad_words={word!r} is {len(bare)} tokens of this model; words of one token can be kept out, "
-            "and single ids by logit_bias={ID: -100}"
+            f"{prefix}bad_words: {len(phrases)} ways to write those of several tokens, with a space before them and "
+            f"without; at most {MAX_BAD_PHRASES}, drop some"
         )
-    spaced = tokenizer.encode(f" {word.lstrip()}", special=False)
-    return bare + spaced if len(spaced) == 1 else bare
+    return replace(params, bad_words=phrases, logit_bias=tuple((dict(params.logit_bias) | banned).items()))
+
+
+def _ways_to_write(word: str | tuple[int, ...], tokenizer: PromptTokenizer, prefix: str) -> Iterator[tuple[int, ...]]:
+    """The ids of the word as it stands, and of it after a space."""
+    assert isinstance(word, str), "these bad words are ids already"
+    for text in (word, f" {word.lstrip()}"):
+        ids = tuple(tokenizer.encode(text, special=False))
+        if not 0 < len(ids) <= MAX_PHRASE_TOKENS:
+            raise ConfigError(
+                f"{prefix}bad_words={word!r} is {len(ids)} tokens of this model; 1 to {MAX_PHRASE_TOKENS} can be kept "
+                "out: give a shorter part of it"
+            )
+        yield ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,16 @@ from runner.config import InputConfig, JobConfig
 from runner.errors import ConfigError
 from runner.input import Renderer
 from runner.text import TextTokenizer
-from runner.types import Refused, Request, RowError, SamplingParams, SourceRow, Stage
+from runner.types import (
+    MAX_BAD_PHRASES,
+    MAX_PHRASE_TOKENS,
+    Refused,
+    Request,
+    RowError,
+    SamplingParams,
+    SourceRow,
+    Stage,
+)
 
 USER = {"role": "user", "content": "hi"}
 
@@ -192,22 +202,37 @@ def test_a_row_overrides_the_jobs_sampling(tokenizer: TextTokenizer) -> None:
     assert request(text).sampling.seed == 4
 
 
-def test_bad_words_of_one_token_become_biases_and_others_are_refused(tokenizer: TextTokenizer) -> None:
+def test_bad_words_of_one_token_become_biases(tokenizer: TextTokenizer) -> None:
     (the,), (spaced,) = tokenizer.encode("the", special=False), tokenizer.encode(" the", special=False)
     never = float("-inf")
-    row, alone, long, none = render(
+    row, none = render(
         tokenizer,
         {"prompt": "a", "sampling_params": {"bad_words": ["the"], "logit_bias": {the: 4, 7: 1}}},
-        {"prompt": "a", "sampling_params": {"bad_words": ["\x01"]}},
-        {"prompt": "a", "sampling_params": {"bad_words": ["zebra"]}},
         {"prompt": "a", "sampling_params": {"bad_words": []}},
     )
     assert dict(request(row).sampling.logit_bias) == {the: never, spaced: never, 7: 1.0}
     assert request(row).sampling.bad_words == ()
-    assert [value for _, value in request(alone).sampling.logit_bias] == [never]
-    assert error(long).code == "bad_sampling"
-    assert "sampling_params.bad_words='zebra' is 5 tokens of this model" in error(long).message
     assert request(none).sampling.logit_bias == ()
+
+
+def test_bad_words_of_several_tokens_become_ids_with_and_without_a_space(tokenizer: TextTokenizer) -> None:
+    bare, spaced = (tuple(tokenizer.encode(text, special=False)) for text in ("zebra", " zebra"))
+    assert (len(bare), len(spaced), bare == spaced) == (5, 6, False)
+    twice, ending, long, many = render(
+        tokenizer,
+        {"prompt": "a", "sampling_params": {"bad_words": ["zebra", " zebra", "zebra"]}},
+        {"prompt": "a", "sampling_params": {"bad_words": ["zebra", "a"]}},
+        {"prompt": "a", "sampling_params": {"bad_words": ["zz" * MAX_PHRASE_TOKENS]}},
+        {"prompt": "a", "sampling_params": {"bad_words": [f"z{i}" for i in range(100, 100 + MAX_BAD_PHRASES)]}},
+    )
+    assert request(twice).sampling.bad_words == (bare, spaced)
+    (a,) = tokenizer.encode("a", special=False)
+    assert a == bare[-1]
+    assert request(ending).sampling.bad_words == ()  # their last token is never written at all
+    assert dict(request(ending).sampling.logit_bias)[a] == float("-inf")
+    assert error(long).code == error(many).code == "bad_sampling"
+    assert re.search(r"sampling_params\.bad_words='zz.*' is \d+ tokens of this model; 1 to", error(long).message)
+    assert f"at most {MAX_BAD_PHRASES}" in error(many).message
 
 
 def test_the_jobs_own_bad_words_are_refused_at_once_and_a_rows_replace_them(tokenizer: TextTokenizer) -> None:
@@ -215,8 +240,8 @@ def test_the_jobs_own_bad_words_are_refused_at_once_and_a_rows_replace_them(toke
         params = SamplingParams(bad_words=words)
         return Renderer(FileJob(), tokenizer, JobConfig(name="t"), InputConfig(path="x"), params, None, ["prompt"])
 
-    with pytest.raises(ConfigError, match=r"sampling\.bad_words='zebra'"):
-        renderer("zebra")
+    with pytest.raises(ConfigError, match=r"sampling\.bad_words='zz"):
+        renderer("zz" * MAX_PHRASE_TOKENS)
     plain, own = renderer("\x01").render(
         [SourceRow(0, {"prompt": "a"}), SourceRow(1, {"prompt": "a", "sampling_params": {"bad_words": ["\x02"]}})]
     )
@@ -278,6 +303,8 @@ def test_openai_batch_lines_are_accepted_as_they_are(tokenizer: TextTokenizer) -
         ({"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.1}, {"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.1}),
         ({"model": "x", "user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"}, {}),
         ({"response_format": {"type": "text"}, "stream": False, "tool_choice": "auto", "top_logprobs": 0}, {}),
+        ({"logprobs": True}, {"logprobs": 0}),
+        ({"logprobs": True, "top_logprobs": 3}, {"logprobs": 3}),
     ],
 )
 def test_a_field_of_a_batch_line_is_honoured(
@@ -293,7 +320,7 @@ def test_a_field_of_a_batch_line_is_honoured(
         {"functions": [{"name": "f"}]},
         {"tool_choice": "required"},
         {"reasoning_effort": "high"},
-        {"logprobs": True},
+        {"logprobs": 21},
         {"modalities": ["audio"]},
         {"prediction": {"type": "content"}},
         {"best_of": 2},
@@ -325,8 +352,8 @@ def test_openai_text_completions_may_hold_several_prompts(tokenizer: TextTokeniz
         (batch_line({"messages": [USER], "stream": True}), "unsupported_request"),
         (batch_line({"messages": [USER], "response_format": {"type": "json_object"}}), "unsupported_request"),
         (batch_line({"messages": [USER], "nonsense": 1}), "bad_sampling"),
-        (batch_line({"messages": [USER], "logprobs": True, "top_logprobs": 2}), "bad_sampling"),
-        (batch_line({"prompt": "a", "logprobs": 0}, "/v1/completions"), "bad_sampling"),
+        (batch_line({"messages": [USER], "logprobs": True, "top_logprobs": 21}), "bad_sampling"),
+        (batch_line({"prompt": "a", "logprobs": -1}, "/v1/completions"), "bad_sampling"),
         (batch_line({"messages": [USER], "logit_bias": {"999999": 1}}), "bad_sampling"),
         (batch_line({"messages": [USER]}, "/v1/embeddings"), "unsupported_request"),
         (batch_line({"messages": [USER]}, method="GET"), "unsupported_request"),
