@@ -176,6 +176,7 @@ class Output:
         item = self._share.take()
         if item is None:
             if not self._lacking:
+                self.flush()  # a range that is complete and waits for its commit: the others wait for it
                 time.sleep(_IDLE_SECONDS)
             return None
         self._lacking[item.index] = set(range(item.start, item.stop)).difference(item.done)
