@@ -85,6 +85,9 @@ class PacedEngine:
     def stats(self) -> EngineStats:
         return EngineStats(len(self._running), len(self._waiting), steps=self._step, completion_tokens=self._tokens)
 
+    def kill(self) -> None:
+        """Nothing runs here."""
+
     def close(self) -> None:
         self._waiting.clear()
 

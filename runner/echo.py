@@ -68,6 +68,9 @@ class EchoEngine:
         self._stats.num_waiting = len(self._waiting)
         return self._stats
 
+    def kill(self) -> None:
+        """Nothing runs here."""
+
     def close(self) -> None:
         self._waiting.clear()
 

@@ -264,6 +264,10 @@ class EngineClient(Protocol):
 
     def stats(self) -> EngineStats: ...
 
+    def kill(self) -> None:
+        """Ends the engine at once, whatever it is doing; `close` comes after."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -93,6 +93,10 @@ class EngineProcess:
         """The latest counters that the engine has sent."""
         return self._stats
 
+    def kill(self) -> None:
+        """Ends the child at once, whatever it is doing."""
+        self._process.kill()
+
     def close(self) -> None:
         """Ends the child; safe to call again and after a failure."""
         if self._process.poll() is None:

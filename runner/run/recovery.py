@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from types import TracebackType
 
 from runner.errors import EngineError
 from runner.run.inflight import RowWork
@@ -60,7 +61,10 @@ class Suspects:
 
 
 class RestartingEngine:
-    """The engine of a run and the factory of its successors. Made at the first use."""
+    """The engine of a run and the factory of its successors. Made at the first use.
+
+    As a context manager it ends the engine; when an error or an interrupt leaves the block, without waiting for it.
+    """
 
     def __init__(self, factory: Callable[[], EngineClient]) -> None:
         self._factory = factory
@@ -116,6 +120,14 @@ class RestartingEngine:
         if self._failures >= MAX_FAILURES:
             raise EngineError(f"the engine failed {self._failures} times without progress; the last time: {error}")
         logger.warning("the engine failed and is started again (%d of %d): %s", self._failures, MAX_FAILURES, error)
+
+    def __enter__(self) -> RestartingEngine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is not None and self._client is not None:
+            self._client.kill()
+        self.close()
 
     def close(self) -> None:
         client, self._client = self._client, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from contextlib import closing
 from dataclasses import asdict
 
 from runner.config import RunnerConfig
@@ -52,18 +53,14 @@ def run(config: RunnerConfig, stop: StopFlag) -> ExitCode:
 
 def _generate(plan: Plan, output: Output, stop: StopFlag) -> bool:
     """Generates what the output lacks; False when a stop was asked before the end."""
-    engine = RestartingEngine(plan.backend.start_engine)
     guard = QualityGuard(plan.config.guard)
     progress = _progress(plan, output, guard)
-    try:
+    with RestartingEngine(plan.backend.start_engine) as engine, closing(progress):
         if output.ranges_left:
             engine.start()  # loads in a process of its own while this one gets ready
         tokenizer = plan.backend.open_tokenizer()
         renderer = plan.renderer(tokenizer)
         done = _loop(plan, output, stop, engine, guard, progress, tokenizer, renderer).run()
-    finally:
-        progress.close()
-        engine.close()
     if engine.ready_since is not None:
         log_run(progress.completion_tokens, time.monotonic() - engine.ready_since, asdict(renderer.counts))
     return done

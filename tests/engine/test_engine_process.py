@@ -127,6 +127,13 @@ def test_a_killed_engine_is_an_engine_error(process: EngineProcess) -> None:
         collect(process, 1)
 
 
+def test_an_engine_can_be_ended_in_the_middle_of_its_work(process: EngineProcess) -> None:
+    process.submit([EngineRequest(0, [5, 6], FOREVER, (0,))])
+    os.kill(process.pid, signal.SIGSTOP)  # it would read no message
+    process.kill()
+    assert process._process.wait(30) == -signal.SIGKILL
+
+
 def test_a_hung_engine_is_ended(folder: Path) -> None:
     engine = EngineProcess(settings_for(folder), watchdog_seconds=20.0)
     engine.submit([EngineRequest(0, [5, 6], SamplingParams(max_tokens=1), (0,))])
