@@ -102,6 +102,29 @@ def test_a_slow_process_holds_one_range_at_the_end(tmp_path: Path) -> None:
     check(path, 40)
 
 
+def stay(path: Path, is_open, may_end) -> None:
+    with Output.open(path, spec(num_rows=15)):
+        is_open.set()
+        may_end.wait(30)
+    os._exit(0)
+
+
+def test_with_few_ranges_left_a_process_opens_one_at_a_time(tmp_path: Path) -> None:
+    """Of three ranges and two processes; alone it would open them all."""
+    is_open, may_end = CONTEXT.Event(), CONTEXT.Event()
+    other = CONTEXT.Process(target=stay, args=(tmp_path / "out", is_open, may_end))
+    other.start()
+    assert is_open.wait(30)
+    with Output.open(tmp_path / "out", spec(num_rows=15)) as output:
+        assert output.take_range() is not None
+        assert output.take_range() is None
+    may_end.set()
+    other.join(30)
+    with Output.open(tmp_path / "out", spec(num_rows=15)) as output:
+        assert output.take_range() is not None
+        assert output.take_range() is not None
+
+
 def test_a_stopped_holder_expires_and_changes_nothing_when_it_wakes(tmp_path: Path) -> None:
     path = tmp_path / "out"
     sleeper = start(path, 0.02, num_rows=40, lease_seconds=1.0)
