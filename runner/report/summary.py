@@ -43,7 +43,8 @@ def log_summary(folder: Path, totals: Totals, load_line: str, *, is_complete: bo
     if totals.samples:
         logger.info("load it: %s", load_line)
     else:  # datasets refuses a folder without a single row
-        logger.warning("there is nothing to load: no row has an answer")
+        reason = "no row has an answer" if totals.rows or not is_complete else "the input has no rows; see input.path"
+        logger.warning("there is nothing to load: %s", reason)
 
 
 def log_run(completion_tokens: int, seconds: float, counts: Mapping[str, int]) -> None:

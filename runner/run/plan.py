@@ -49,6 +49,7 @@ class Plan:
             fingerprint=fingerprint(config, self.backend, self.job, self.sampling, self.inventory),
             rows_per_shard=config.output.rows_per_shard,
             sync_seconds=config.output.sync_seconds,
+            lease_seconds=config.output.lease_seconds,
             partition=(int(worker), int(workers)) if workers else None,
             task=config.launch.task or "",
             inventory=self.inventory.to_json(),

@@ -28,4 +28,8 @@ def test_without_an_answer_there_is_nothing_to_load(caplog: pytest.LogCaptureFix
     text = said(caplog, samples=0, failed_rows=3, errors={"parse_failed": 3})
     assert LOAD_LINE not in text
     assert "3 rows have errors (parse_failed 3)" in text
-    assert "nothing to load" in text
+    assert "nothing to load: no row has an answer" in text
+
+
+def test_an_input_without_rows_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    assert "nothing to load: the input has no rows" in said(caplog, rows=0, samples=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from runner.echo import EchoEngine, EchoTokenizer
 from runner.input import Inventory
 from runner.run.backends import choose_backend
 from runner.run.fingerprint import fingerprint
+from runner.run.plan import Plan
 from runner.text import resolve_sampling
 from runner.types import EngineRequest, FinishReason, SamplingParams
 
@@ -86,6 +87,18 @@ def test_the_fingerprint_holds_what_is_in_effect() -> None:
     assert print_of("sampling.temperature=1.0") == print_of()
     assert print_of("sampling.temperature=0.5") != print_of()
     assert print_of("engine.max_num_seqs=3", "output.dir=x") == print_of()
+
+
+def test_the_settings_of_the_output_reach_it(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "x"}\n')
+    config = compose(["job=generate", "engine=echo", f"input.path={tmp_path}/rows.jsonl", f"output.dir={tmp_path}/out"])
+    for name, value in vars(config.output).items():
+        if type(value) in (int, float):
+            setattr(config.output, name, value + 1)
+    spec = Plan(config, choose_backend(config)).output_spec()
+    shared = {item.name for item in fields(spec)} & vars(config.output).keys()
+    assert shared >= {"rows_per_shard", "sync_seconds", "lease_seconds"}
+    assert {name: getattr(spec, name) for name in shared} == {name: getattr(config.output, name) for name in shared}
 
 
 def test_a_job_file_counts_by_its_content(tmp_path: Path) -> None:

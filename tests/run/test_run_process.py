@@ -56,10 +56,19 @@ def test_batch_size_never_shows_in_the_output(tmp_path: Path) -> None:
     assert digests(tmp_path / "a") == digests(tmp_path / "b") == digests(tmp_path / "c")
 
 
-def test_no_rows_at_all_is_a_finished_job(tmp_path: Path) -> None:
+def test_no_rows_at_all_is_a_finished_job_with_a_warning(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("")
     code, _, err = echo(tmp_path)
     assert code == 0, err
+    assert "the input has no rows" in err
+
+
+def test_dropped_rows_are_counted_once(tmp_path: Path) -> None:
+    write_rows(tmp_path, 5)
+    (tmp_path / "drop.py").write_text("def prompt(row):\n    return row['prompt'] if row['n'] else None\n")
+    code, _, err = echo(tmp_path, "job.module=drop.py")
+    assert code == 0, err
+    assert [line.rpartition(": ")[2] for line in err.splitlines() if "dropped" in line] == ["the job dropped 1 samples"]
 
 
 def test_a_changed_setting_is_refused_key_by_key_and_a_runtime_one_is_not(tmp_path: Path) -> None:
