@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_dropped_rows_are_counted_once(tmp_path: Path) -> None:
     (tmp_path / "drop.py").write_text("def prompt(row):\n    return row['prompt'] if row['n'] else None\n")
     code, _, err = echo(tmp_path, "job.module=drop.py")
     assert code == 0, err
-    assert [line.rpartition(": ")[2] for line in err.splitlines() if "dropped" in line] == ["the job dropped 1 samples"]
+    assert re.findall(r"dropped:? \d+", err) == ["dropped 1"]
 
 
 def test_a_changed_setting_is_refused_key_by_key_and_a_runtime_one_is_not(tmp_path: Path) -> None:
