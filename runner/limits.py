@@ -1,4 +1,4 @@
-"""The values that numbers among the settings may take, for the command line and the library alike."""
+"""The values that numbers among the settings may take, and the most that one request may ask for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.config import EngineConfig, EngineKind
+
+MAX_STOP_IDS = 16  # of a request, with the model's own end-of-sequence ids
+MAX_LOGPROBS = 20  # of the best tokens at each place
+MAX_BAD_PHRASES = 256  # bad words of several tokens in a request, written with and without a space before them
+MAX_PHRASE_TOKENS = 32  # of one bad word
 
 
 @dataclass(frozen=True)

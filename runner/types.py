@@ -15,10 +15,6 @@ from typing import Any, Protocol
 Message = dict[str, Any]
 """One chat message: at least ``role`` and ``content``."""
 
-MAX_LOGPROBS = 20  # of the best tokens at each place
-MAX_BAD_PHRASES = 256  # bad words of several tokens in a request, written with and without a space before them
-MAX_PHRASE_TOKENS = 32  # of one bad word
-
 
 class FinishReason(StrEnum):
     """Why a sample ended."""

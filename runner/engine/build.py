@@ -80,6 +80,7 @@ def core_over(
         num_blocks=engine.num_kv_blocks or min(most, measured_blocks()),
         mixed_prefill=engine.mixed_prefill and not engine.deterministic,
         deterministic=engine.deterministic,
+        eos_ids=eos_ids,
     )
     _check_cache(config)
     bind_cache(config.num_blocks + 1)  # padding rows write to one that the scheduler does not know

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from runner.engine.sampler import LogprobsBuffer
-from runner.types import MAX_LOGPROBS
+from runner.limits import MAX_LOGPROBS
 
 _WIDTHS = (0, 1, 2, 5, 10, MAX_LOGPROBS)
 """How many of the best tokens a step may work out: a kernel is compiled for each, so they are few."""

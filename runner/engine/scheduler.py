@@ -14,7 +14,9 @@ import numpy as np
 from runner.engine.plan import Chunk, StepPlan
 from runner.engine.results import StepResults
 from runner.engine.roster import Roster
+from runner.engine.sampler import stop_ids_of
 from runner.engine.sequence import Sequence
+from runner.limits import MAX_STOP_IDS
 from runner.types import EngineStats, FinishReason, Sample
 
 _MORE_BLOCK_UPDATES = 1 << 16
@@ -29,6 +31,7 @@ class SchedulerConfig:
     num_blocks: int
     mixed_prefill: bool = False
     deterministic: bool = False
+    eos_ids: tuple[int, ...] = ()
 
     @property
     def max_blocks_per_sequence(self) -> int:
@@ -61,6 +64,8 @@ class Scheduler:
             return "the prompt has no tokens"
         if prompt >= config.max_model_len:
             return f"the prompt has {prompt} tokens; engine.max_model_len={config.max_model_len} has no room for more"
+        if len(stop_ids_of(sequence.sampling, config.eos_ids)) > MAX_STOP_IDS:
+            return f"sampling.stop_token_ids has over {MAX_STOP_IDS} ids with the model's own {len(config.eos_ids)}"
         needed = -(-sequence.limit // config.block_size)
         if needed > config.num_blocks:
             return (

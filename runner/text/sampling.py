@@ -13,7 +13,8 @@ from typing import Any
 
 from runner.config import SamplingConfig
 from runner.errors import ConfigError
-from runner.types import MAX_LOGPROBS, SamplingParams
+from runner.limits import MAX_LOGPROBS, MAX_STOP_IDS
+from runner.types import SamplingParams
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +145,13 @@ def _token_ids(key: str, value: Any) -> tuple[int, ...]:
     return tuple(_integer(0, fix="a list of token ids")(key, v) for v in value)
 
 
+def _stop_ids(key: str, value: Any) -> tuple[int, ...]:
+    ids = _token_ids(key, value)
+    if len(set(ids)) > MAX_STOP_IDS:
+        raise ConfigError(f"{key}: {len(set(ids))} ids; at most {MAX_STOP_IDS}, drop some")
+    return ids
+
+
 _BIAS_FIX = "a mapping of token ids to numbers from -100 to 100"
 _BIAS_ID = _integer(0, fix=_BIAS_FIX)
 _BIAS = _number(lambda x: -100 <= x <= 100, _BIAS_FIX)
@@ -183,7 +191,7 @@ _CHECKS: dict[str, Check] = {
     "n": _integer(1),
     "seed": _integer(-_INT64, fix="a 64-bit integer"),
     "stop": _strings,
-    "stop_token_ids": _token_ids,
+    "stop_token_ids": _stop_ids,
     "ignore_eos": _flag,
     "repetition_penalty": _number(lambda x: x > 0, "a positive number; 1 is off"),
     "presence_penalty": _PENALTY,

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from runner.errors import ConfigError
+from runner.limits import MAX_BAD_PHRASES, MAX_PHRASE_TOKENS
 from runner.text.interface import PromptTokenizer
-from runner.types import MAX_BAD_PHRASES, MAX_PHRASE_TOKENS, SamplingParams
+from runner.types import SamplingParams
 
 _NEVER = float("-inf")
 

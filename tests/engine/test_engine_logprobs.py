@@ -19,7 +19,8 @@ from runner.engine.core import EngineCore
 from runner.engine.results import ResultLayout, logprob_words, step_width
 from runner.engine.sampler import LogprobsBuffer, Variant
 from runner.engine.wire import Progress
-from runner.types import MAX_LOGPROBS, EngineRequest, EngineStats, FinishReason, Logprobs, Sample, SamplingParams
+from runner.limits import MAX_LOGPROBS
+from runner.types import EngineRequest, EngineStats, FinishReason, Logprobs, Sample, SamplingParams
 
 WORDS_OF_ONE = 4  # bytes
 

@@ -13,17 +13,9 @@ from tiny_text import CHAT_TEMPLATE, save_tokenizer
 from runner.config import InputConfig, JobConfig
 from runner.errors import ConfigError
 from runner.input import Renderer
+from runner.limits import MAX_BAD_PHRASES, MAX_PHRASE_TOKENS
 from runner.text import TextTokenizer
-from runner.types import (
-    MAX_BAD_PHRASES,
-    MAX_PHRASE_TOKENS,
-    Refused,
-    Request,
-    RowError,
-    SamplingParams,
-    SourceRow,
-    Stage,
-)
+from runner.types import Refused, Request, RowError, SamplingParams, SourceRow, Stage
 
 USER = {"role": "user", "content": "hi"}
 

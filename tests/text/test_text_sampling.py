@@ -40,6 +40,7 @@ def test_null_takes_the_models_value_then_the_default(caplog: pytest.LogCaptureF
         ("stop", ["a", ""], "strings that are not empty"),
         ("stop_token_ids", [-1], "token ids"),
         ("stop_token_ids", "12", "token ids"),
+        ("stop_token_ids", list(range(17)), "17 ids; at most 16"),
         ("ignore_eos", 1, "true or false"),
         ("repetition_penalty", 0, "a positive number"),
         ("presence_penalty", 3, "from -2 to 2"),

@@ -4,10 +4,17 @@
 """
 
 from runner.engine.sampler.base import LogprobsBuffer, Sampler, Status, Variant, load_sampler
-from runner.engine.sampler.state import MAX_STOP_IDS, ROW, WORDS, SamplingState, bias_entries, needs_edits, pack
+from runner.engine.sampler.state import (
+    ROW,
+    WORDS,
+    SamplingState,
+    bias_entries,
+    needs_edits,
+    pack,
+    stop_ids_of,
+)
 
 __all__ = [
-    "MAX_STOP_IDS",
     "ROW",
     "WORDS",
     "LogprobsBuffer",
@@ -19,4 +26,5 @@ __all__ = [
     "load_sampler",
     "needs_edits",
     "pack",
+    "stop_ids_of",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runner.types import MAX_BAD_PHRASES, MAX_PHRASE_TOKENS
+from runner.limits import MAX_BAD_PHRASES, MAX_PHRASE_TOKENS
 
 TAIL = MAX_PHRASE_TOKENS - 1
 """How many tokens of a sequence a phrase can look back at."""

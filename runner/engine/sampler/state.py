@@ -15,9 +15,9 @@ from torch import Tensor
 from runner.engine.sampler.edits import EditPool
 from runner.engine.sampler.phrases import TAIL, phrase_tables
 from runner.errors import ConfigError
+from runner.limits import MAX_STOP_IDS
 from runner.types import SamplingParams
 
-MAX_STOP_IDS = 16
 NO_EDITS = -1
 GREEDY_BELOW = 1e-5
 """A lower temperature is greedy, as in vLLM: dividing by it would overflow and choose the same token."""
@@ -49,7 +49,7 @@ def pack(params: SamplingParams, seed: int, eos_ids: Iterable[int], prompt_len: 
     ``seed`` is any int64. ``prompt_len`` is the length of the original prompt, also when outputs are prefilled again.
     Raises ConfigError for more than MAX_STOP_IDS stop ids.
     """
-    stop_ids = sorted({*params.stop_token_ids, *(() if params.ignore_eos else eos_ids)})
+    stop_ids = stop_ids_of(params, eos_ids)
     if len(stop_ids) > MAX_STOP_IDS:
         raise ConfigError(
             f"sampling.stop_token_ids: {len(stop_ids)} ids with the model's own; at most {MAX_STOP_IDS}, drop some"
@@ -70,6 +70,11 @@ def pack(params: SamplingParams, seed: int, eos_ids: Iterable[int], prompt_len: 
         stop_ids + [-1] * (MAX_STOP_IDS - len(stop_ids)),
     )
     return np.array(values, dtype=ROW)
+
+
+def stop_ids_of(params: SamplingParams, eos_ids: Iterable[int]) -> list[int]:
+    """The ids that end a sample: its own and, unless it ignores them, the model's."""
+    return sorted({*params.stop_token_ids, *(() if params.ignore_eos else eos_ids)})
 
 
 def has_penalties(params: SamplingParams) -> bool:

@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from runner import limits
 from runner.engine.sampler import edits, noise, state
 
 _GOLDEN = tl.constexpr(noise.GOLDEN)
@@ -25,7 +26,7 @@ _ON_CUDA = tl.constexpr(not triton.knobs.runtime.interpret and torch.version.cud
 _COUNT_SHIFT = tl.constexpr(edits.COUNT_SHIFT)
 
 WORDS = tl.constexpr(state.WORDS)
-MAX_STOP_IDS = tl.constexpr(state.MAX_STOP_IDS)
+MAX_STOP_IDS = tl.constexpr(limits.MAX_STOP_IDS)
 TEMPERATURE = tl.constexpr(state.FIRST_WORD["temperature"])
 TOP_K = tl.constexpr(state.FIRST_WORD["top_k"])
 TOP_P = tl.constexpr(state.FIRST_WORD["top_p"])

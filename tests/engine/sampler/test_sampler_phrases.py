@@ -15,7 +15,8 @@ from transformers.generation import logits_process as hf
 
 from runner.engine.sampler import Sampler, SamplingState, Variant
 from runner.engine.sampler.torch_sampler import TorchSampler
-from runner.types import MAX_BAD_PHRASES, MAX_PHRASE_TOKENS, SamplingParams
+from runner.limits import MAX_BAD_PHRASES, MAX_PHRASE_TOKENS
+from runner.types import SamplingParams
 
 VOCAB = 12
 INF = float("inf")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from sampler_help import packed
 
-from runner.engine.sampler import MAX_STOP_IDS, SamplingState, bias_entries, needs_edits, pack
+from runner.engine.sampler import SamplingState, bias_entries, needs_edits, pack
 from runner.errors import ConfigError
+from runner.limits import MAX_STOP_IDS
 from runner.types import SamplingParams
 
 EMPTY = torch.empty(0, dtype=torch.int32)
