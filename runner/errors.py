@@ -20,9 +20,15 @@ class ExitCode(IntEnum):
 
 
 class RunnerError(Exception):
-    """An error that the user can act on: its message is one line with the key, the value and the fix."""
+    """An error that the user can act on: its message is one line with the key, the value and the fix.
+
+    What it quotes of a file or a setting is shown, not sent: control characters and direction marks are spelled out.
+    """
 
     exit_code = ExitCode.BUG
+
+    def __str__(self) -> str:
+        return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in super().__str__())
 
 
 class ConfigError(RunnerError):

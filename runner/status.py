@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from runner.errors import ExitCode, RunnerError
 from runner.output import Attempt, Survey, Surveyor
+from runner.report.plain import one_line
 from runner.report.progress import duration
 
 _USAGE = "usage: python -m runner.status DIR\n"
@@ -40,7 +41,7 @@ def describe(survey: Survey, now: float) -> Iterator[str]:
 def summary(survey: Survey) -> str:
     """How far the whole job is, at the rate of what runs now."""
     share = survey.rows / survey.num_rows if survey.num_rows else 1.0
-    parts = [f"{survey.job.name}: {survey.rows:,} of {survey.num_rows:,} rows ({share:.0%})"]
+    parts = [f"{one_line(survey.job.name)}: {survey.rows:,} of {survey.num_rows:,} rows ({share:.0%})"]
     if survey.totals.failed_rows:
         parts.append(f"{survey.totals.failed_rows:,} failed")
     if survey.is_done:
@@ -74,8 +75,8 @@ def _cells(survey: Survey, attempt: Attempt, now: float) -> tuple[str, ...]:
     left = None if num_rows is None else num_rows - done
     return (
         attempt.partition,
-        attempt.task or "-",
-        f"{attempt.host}:{attempt.pid}",
+        one_line(attempt.task or "-"),
+        one_line(f"{attempt.host}:{attempt.pid}"),
         _state(attempt, left, survey.is_done),
         f"{done:,}" if num_rows is None else f"{done:,}/{num_rows:,}",
         f"{attempt.rate:,.1f}/s",

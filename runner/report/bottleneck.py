@@ -22,6 +22,7 @@ _PREFILL_SHARE = 0.5
 _BANDWIDTH_SHARE = 0.6
 _FLOPS_SHARE = 0.4
 _FULL_CACHE = 0.9
+_ROOMY_CACHE = 0.6
 
 
 def bottleneck(stats: EngineStats, phases: Mapping[str, float], usage: Usage, max_num_seqs: int, rows_left: int) -> str:
@@ -37,7 +38,7 @@ def bottleneck(stats: EngineStats, phases: Mapping[str, float], usage: Usage, ma
         ),
         (
             not stats.num_waiting and 0 < rows_left <= stats.num_running,
-            f"the tail: the last {stats.num_running} answers",
+            f"the tail: the last {stats.num_running} answers" if stats.num_running > 1 else "the tail: the last answer",
         ),
         (not stats.num_waiting and stats.num_running < max_num_seqs / 2, "too few rows reach the engine"),
         (
@@ -56,7 +57,14 @@ def bottleneck(stats: EngineStats, phases: Mapping[str, float], usage: Usage, ma
         ((usage.flops or 0.0) > _FLOPS_SHARE, f"the GPU's arithmetic: {usage.flops or 0.0:.0%} of it used"),
         (
             bool(stats.num_waiting) and stats.num_running >= max_num_seqs,
-            f"the engine, with engine.max_num_seqs={max_num_seqs} sequences at once",
+            f"the engine, with engine.max_num_seqs={max_num_seqs} sequences at once{_room(stats)}",
         ),
     )
     return next((text for holds, text in rules if holds), "the engine")
+
+
+def _room(stats: EngineStats) -> str:
+    """What more sequences would find, where the engine has a cache."""
+    if not stats.kv_blocks_total or stats.kv_blocks_used > _ROOMY_CACHE * stats.kv_blocks_total:
+        return ""
+    return f": the KV cache has room for more, {stats.kv_blocks_used / stats.kv_blocks_total:.0%} is used"

@@ -63,7 +63,7 @@ class Meter:
         self._taken_rows = self._taken_samples = 0
         self._began: float | None = None
         self._steps: int | None = None
-        self._read: dict[str, Reading] = {}
+        self._told: dict[str | None, tuple[Reading, Usage, dict[str, float]]] = {}
 
     def add_taken(self, num_rows: int, num_samples: int) -> None:
         """Rows were taken up from the input; so many samples of them are to be generated."""
@@ -150,15 +150,20 @@ class Meter:
         return max(self._taken_samples - self.lengths.samples, 0) + untaken * each
 
     def _shares(self, reader: str | None, device: str) -> tuple[Usage, dict[str, float]]:
-        """Of the stretch between a reader's last snapshot and now; before the engine's first step only the phases."""
+        """Of the stretch since a reader's last snapshot; before the engine's first step only the phases.
+
+        A reader that comes again before the counters have changed is told the same again.
+        """
         latest = self.readings.latest
         if latest is None:
             return Usage(), shares_between({}, self.phases.totals())
-        before = self.readings.since(RECENT_SECONDS) or latest
-        if reader is not None:
-            last = self._read.get(reader)
-            is_same_engine = last is not None and last.stats.steps <= latest.stats.steps
-            before = last if last is not None and is_same_engine else self.readings.since(float("inf")) or latest
-            self._read[reader] = latest
+        told = self._told.get(reader)
+        if told is not None and told[0].at == latest.at:
+            return told[1:]
+        before = self.readings.since(float("inf") if reader else RECENT_SECONDS) or latest
+        if reader and told is not None and told[0].stats.steps <= latest.stats.steps:
+            before = told[0]
         usage = usage_between(before, latest, self._shape, card_of_device(device))
-        return usage, shares_between(before.phases, latest.phases)
+        phases = shares_between(before.phases, latest.phases)
+        self._told[reader] = latest, usage, phases
+        return usage, phases

@@ -100,12 +100,26 @@ def _cards(facts: Facts) -> str:
     if history.seconds:
         found.append(("time generating", duration(history.seconds)))
         found.append(("answer tokens a second", f"{history.tokens_per_second:,.0f}"))
-    rate = facts.dollars_per_gpu_hour
-    if rate is not None and history.seconds:
-        dollars = history.seconds / 3600 * rate
-        found.append(("cost", f"${dollars:,.2f}"))
-        found.append(("a million answer tokens", f"${dollars / max(totals.completion_tokens, 1) * 1e6:,.2f}"))
+    found += _costs(facts)
     return f'<section class="cards">{"".join(_card(label, value) for label, value in found)}</section>'
+
+
+def _costs(facts: Facts) -> list[tuple[str, str]]:
+    """At the rate given, or else at that of the last run; nothing without one."""
+    history, totals = facts.history, facts.totals
+    rate = history.dollars_per_gpu_hour if facts.dollars_per_gpu_hour is None else facts.dollars_per_gpu_hour
+    if rate is None or not history.seconds:
+        return []
+    dollars = history.seconds / 3600 * rate
+    found = [("cost", f"${dollars:,.2f}"), ("hours of the machine", f"{history.seconds / 3600:,.2f}")]
+    if not facts.is_done and totals.rows:
+        found.append(("cost of all rows, projected", f"${dollars * facts.num_rows / totals.rows:,.2f}"))
+    found.append(("a million answer tokens", f"${dollars / max(totals.completion_tokens, 1) * 1e6:,.2f}"))
+    if history.times:
+        found.append(("of it the last run's tail", f"${history.tail_seconds / 3600 * rate:,.2f}"))
+    if history.idle_share:
+        found.append(("of it the last run's idle GPU", f"${history.idle_share * history.times[-1] / 3600 * rate:,.2f}"))
+    return found
 
 
 def _card(label: str, value: str) -> str:
@@ -152,16 +166,21 @@ def _time(facts: Facts) -> str:
     history = facts.history
     if len(history.times) < 2:
         return '<h2>Over time</h2><p class="soft">Nothing was measured (metrics.seconds, .runner/metrics/).</p>'
-    speed = charts.lines(history.times, history.speed, "Tokens a second over time")
-    queue = charts.lines(history.times, history.queue, "Sequences over time")
-    host = charts.lines(history.times, history.host, "Shares of the time of the parent process")
     notes = [f"<p>{text(note)}</p>" for note in history.notes()]
+    device = "Time of the GPU" if history.last.get("engine", {}).get("device") else "Time of the engine"
     boxes = (
-        ("Tokens a second", speed),
-        ("Sequences in the engine", queue),
-        ("Time of the feeding process", host),
+        ("Tokens a second", charts.lines, history.speed),
+        ("Sequences in the engine", charts.lines, history.queue),
+        (device, charts.areas, history.device),
+        ("Use of the card, by its data sheet", charts.percents, history.card),
+        ("Time of the feeding process", charts.areas, history.process),
+        ("Quality of the latest answers", charts.percents, history.quality_rates),
     )
-    shown = "".join(f'<div class="card"><h3>{title}</h3>{chart}</div>' for title, chart in boxes)
+    shown = "".join(
+        f'<div class="card"><h3>{title}</h3>{draw(history.times, series, f"{title}, over time")}</div>'
+        for title, draw, series in boxes
+        if any(map(any, series.values()))
+    )
     return f'<h2>Over time (last run)</h2>{"".join(notes)}<section class="charts">{shown}</section>'
 
 

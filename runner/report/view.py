@@ -26,6 +26,7 @@ PHASE_NAMES: Mapping[str, str] = MappingProxyType(
     }
 )
 _SHOWN_ERRORS = 4
+_SHOWN_SHARE = 0.005
 _BAR_WIDTH = 40
 
 
@@ -103,7 +104,8 @@ def card(seen: dict[str, Any]) -> str:
 
 def phases(seen: dict[str, Any]) -> str:
     """What this process does; the engine's is another one."""
-    return ", ".join(f"{name} {seen['phases'].get(phase, 0.0):.0%}" for phase, name in PHASE_NAMES.items())
+    found = ((name, seen["phases"].get(phase, 0.0)) for phase, name in PHASE_NAMES.items())
+    return ", ".join(f"{name} {share:.0%}" for name, share in found if share >= _SHOWN_SHARE)
 
 
 class TerminalView:
@@ -140,7 +142,7 @@ class TerminalView:
         found = (
             ("speed", speed(seen), ""),
             ("engine", ", ".join(filter(None, (queue(seen), cache(seen)))), ""),
-            ("time", times(seen), ""),
+            ("engine time", times(seen), ""),
             ("card", card(seen), ""),
             ("this process", phases(seen), ""),
             ("answers", quality(seen), "yellow"),

@@ -7,29 +7,25 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from browser import Browser, is_installed
+from hostile import HOSTILE, sent
 
+from runner.output.commits import Totals
 from runner.report.__main__ import main
-from runner.report.charts import bars, lines
-from runner.report.history import history_of
+from runner.report.charts import areas, bars, lines, percents
+from runner.report.history import History, history_of
+from runner.report.page import Facts, render
 from runner.report.samples import answer_card, error_card
 from runner.report.survey import Bin
 
 ROOT = Path(__file__).resolve().parents[2]
-HOSTILE = (
-    "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">",
-    "\x1b[2J\x1b]0;taken\x07",
-    "\u202egnp.exe \u2066",
-    "<!--<script>",
-    "&lt;b&gt; ${1+1} {{7*7}} '\"`",
-    "\u2028\u2029\ud7ff\U0001f469\u200d\U0001f680 שלום مرحبا",
-    "M" * 1_000_000,
-)
+ALL = len(HOSTILE) + 61
 in_a_browser = pytest.mark.skipif(not is_installed(), reason="needs chromium and chromedriver: make test-report")
 
 
@@ -74,7 +70,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(page: Path) -> None:
 
 
 def test_no_control_character_reaches_the_page(page: Path) -> None:
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page.read_text("utf-8"))
+    assert sent(page.read_text("utf-8")) == []
 
 
 def test_verify_ignores_it_and_a_rerun_leaves_it(page: Path) -> None:
@@ -124,15 +120,65 @@ def test_cards_say_what_is_wrong_with_an_answer() -> None:
 def test_charts_escape_and_hold_every_bar() -> None:
     assert bars([Bin(0, 10, 3), Bin(10, 20, 1)], '"<x>').count("<rect") == 2
     assert "<x>" not in bars([Bin(0, 10, 3)], '"<x>') + lines([0.0, 1.0], {"<x>": [1.0, 2.0]}, "<x>")
-    assert lines([1.0], {"a": [1.0]}, "") == bars([], "") == ""
+    assert lines([1.0], {"a": [1.0]}, "") == areas([1.0], {"a": [1.0]}, "") == bars([], "") == ""
+    assert areas([0.0, 1.0], {"<x>": [0.2, 0.4], "b": [0.8, 0.6]}, "<x>").count("<polygon") == 2
+    assert "<x>" not in areas([0.0, 1.0], {"<x>": [0.2, 0.4]}, "<x>")
+    assert ">50%<" in percents([0.0, 1.0], {"a": [0.1, 0.5]}, "")
+
+
+def test_a_long_run_gives_a_small_chart_with_its_end() -> None:
+    times = [float(second) for second in range(10_001)]
+    chart = lines(times, {"a": [0.0] * 10_000 + [1.0]}, "")
+    assert len(chart) < 20_000
+    assert "548.0,10.0" in chart  # the last value, at the top of the right edge
+
+
+@pytest.mark.parametrize(
+    ("given", "recorded", "is_done", "parts"),
+    [
+        (None, None, True, []),
+        (3600.0, None, True, ["$100.00cost", "$1,000,000.00a million", "$50.00of it the last run&#x27;s tail"]),
+        (None, 36.0, True, ["$1.00cost", "$0.20of it the last run&#x27;s idle GPU"]),
+        (36.0, 1.0, False, ["$1.00cost", "$4.00cost of all rows, projected"]),
+    ],
+)
+def test_what_it_cost(given: float | None, recorded: float | None, is_done: bool, parts: list[str]) -> None:
+    history = History(dollars_per_gpu_hour=recorded, seconds=100.0, times=[0.0, 50.0, 100.0])
+    history.queue, history.device = {"running": [8.0, 8.0, 1.0]}, {"idle": [0.2] * 3}
+    history.last = {"engine": {"device": "NVIDIA H100 80GB HBM3"}}
+    totals = Totals(rows=5, samples=5, completion_tokens=100)
+    facts = Facts(
+        "job",
+        is_done,
+        20,
+        totals,
+        {},
+        Counter(),
+        {"prompt_tokens": Counter(), "completion_tokens": Counter()},
+        [],
+        history,
+        given,
+    )
+    shown = re.sub("<[^>]*>", "", render(facts))
+    for part in parts:
+        assert part in shown
+    assert ("cost" in shown) == bool(parts)
 
 
 def test_history_adds_up_runs_and_draws_the_last() -> None:
     def sample(run: str, second: float, tokens: int, running: int) -> dict[str, object]:
-        engine = {"completion_tokens": tokens, "num_running": running, "prompt_tokens": 30, "cached_tokens": 10}
+        engine = {
+            "completion_tokens": tokens,
+            "num_running": running,
+            "prompt_tokens": 30,
+            "cached_tokens": 10,
+            "device": "H",
+        }
         counts = {"samples": 1, "finished_tokens": tokens, "generating_seconds": second, "engine": engine}
         said = f"the tail: the last {running} answers"
-        return {"kind": "sample", "run": run, "time": 100 + second, **counts, "bottleneck": said}
+        usage = {"prefill": 0.2, "decode": 0.6, "host": 0.15, "io": 0.05, "flops": 0.3, "bandwidth": None}
+        rates = {"usage": usage, "quality": {"empty": 0.5, "repeated": 0.0}}
+        return {"kind": "sample", "run": run, "time": 100 + second, **counts, **rates, "bottleneck": said}
 
     metrics = [{"kind": "start", "time": 0, "run": "a", "model": "m"}, sample("a", 10.0, 50, 4)]
     metrics += [sample("b", second, int(10 * second), running) for second, running in ((1.0, 8), (2.0, 8), (8.0, 1))]
@@ -140,12 +186,18 @@ def test_history_adds_up_runs_and_draws_the_last() -> None:
     assert (found.model, found.seconds, found.tokens, found.answers) == ("m", 18.0, 130, 2)
     assert found.times == [1.0, 2.0, 8.0]
     assert found.speed["answer tokens"] == [10.0, 10.0, 10.0]
-    assert found.notes()[:2] == [
+    assert found.notes() == [
         "Bottleneck most of the time: the tail: the last 1 answers.",
+        "Time of the engine, on average: prefill 20%, decode 60%, idle 20%.",
+        "Use of the card, on average: arithmetic (MFU) 30%.",
         "Tail: the last 6 s (75%) had less than half of the sequences running.",
+        "Prefix cache: 25% of the prompt tokens; 0 preemptions.",
     ]
-    assert "25% of the prompt tokens" in found.notes()[2]
+    assert found.idle_share == pytest.approx(0.2)
+    assert found.device["idle"] == pytest.approx([0.2] * 3)
+    assert found.quality_rates == {"empty": [0.5] * 3}
     assert history_of([]).notes() == []
+    assert history_of([]).idle_share == 0
 
 
 @pytest.fixture(params=[(1200, 900, False), (390, 800, True)], ids=["desktop", "phone"])
@@ -173,19 +225,19 @@ def test_it_loads_without_errors_and_shows_hostile_text_as_text(browser: Browser
 
 @in_a_browser
 def test_search_and_filters_work(browser: Browser) -> None:
-    assert search(browser, "plain question 37") == "1 of 68"
+    assert search(browser, "plain question 37") == f"1 of {ALL}"
     assert browser.run("return document.querySelectorAll('.sample').length") == 1
     assert (
         browser.run("return [...document.querySelectorAll('mark')].map((m) => m.textContent)[0]") == "plain question 37"
     )
-    assert search(browser, "nothing like it") == "0 of 68"
-    assert search(browser, "") == "68 of 68"
+    assert search(browser, "nothing like it") == f"0 of {ALL}"
+    assert search(browser, "") == f"{ALL} of {ALL}"
     assert browser.run("return document.querySelectorAll('.sample').length") == 25
     browser.run("document.getElementById('more').click()")
     assert browser.run("return document.querySelectorAll('.sample').length") == 50
     choose = "const f = document.getElementById('finish'); f.value = 'error'; f.dispatchEvent(new Event('input'))"
     browser.run(choose)
-    assert browser.run("return document.getElementById('count').textContent") == "1 of 68"
+    assert browser.run("return document.getElementById('count').textContent") == f"1 of {ALL}"
     assert "prompt_null" in browser.run("return document.querySelector('.sample').textContent")
     assert browser.errors == []
 
