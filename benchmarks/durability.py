@@ -34,7 +34,7 @@ from runner.run.loop import Loop
 from runner.run.plan import Plan
 from runner.run.recovery import RestartingEngine
 from runner.run.source import WorkSource
-from runner.run.stopping import StopWatch
+from runner.run.stop_strings import StopStringWatch
 from runner.signals import StopFlag
 from runner.types import EngineRequest, EngineStats, FinishReason, RowResult, Sample, SampleKey
 
@@ -181,7 +181,7 @@ def loop_of(plan: Plan, sink: Sink) -> Loop:
         source=WorkSource(sink, plan.reader(), plan.renderer(tokenizer)),
         engine=RestartingEngine(plan.backend.start_engine),
         finisher=Finisher(plan.job, tokenizer, plan.columns.names, "paced"),
-        watch=StopWatch(tokenizer),
+        watch=StopStringWatch(tokenizer),
         writer=sink,
         inflight=InFlight(0),
         budget=ErrorBudget(1.0, 1),

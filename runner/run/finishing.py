@@ -9,7 +9,7 @@ from typing import Any
 from runner.errors import RunnerError
 from runner.report.guard import QualityGuard
 from runner.run.inflight import RowWork, Ticket
-from runner.run.stopping import stop_matcher
+from runner.run.stop_strings import stop_matcher
 from runner.text import ReasoningMarks, split_reasoning
 from runner.types import (
     Completion,

@@ -15,7 +15,7 @@ from runner.run.finishing import Finisher, quarantined
 from runner.run.inflight import InFlight, RowWork
 from runner.run.recovery import RestartingEngine, Suspects
 from runner.run.source import WorkSource
-from runner.run.stopping import StopWatch
+from runner.run.stop_strings import StopStringWatch
 from runner.run.time_limit import TimeLimit
 from runner.signals import Stop, StopFlag
 from runner.types import FinishReason, RowResult, Sample, TokenChunk
@@ -43,7 +43,7 @@ class Loop:
         source: WorkSource,
         engine: RestartingEngine,
         finisher: Finisher,
-        watch: StopWatch,
+        watch: StopStringWatch,
         writer: ResultWriter,
         inflight: InFlight,
         budget: ErrorBudget,

@@ -26,7 +26,7 @@ from runner.run.loop import Loop
 from runner.run.plan import Plan
 from runner.run.recovery import RestartingEngine
 from runner.run.source import WorkSource
-from runner.run.stopping import StopWatch
+from runner.run.stop_strings import StopStringWatch
 from runner.run.time_limit import TimeLimit, seconds_to_end
 from runner.signals import StopFlag
 from runner.text import PromptTokenizer
@@ -115,7 +115,7 @@ def _loop(
         source=WorkSource(output, plan.reader(), renderer, samples_per_row),
         engine=engine,
         finisher=Finisher(plan.job, tokenizer, plan.columns.names, backend.model_name, backend.reasoning, guard),
-        watch=StopWatch(tokenizer),
+        watch=StopStringWatch(tokenizer),
         writer=output,
         inflight=InFlight(config.seed),
         budget=budget_of(config),

@@ -22,7 +22,7 @@ from runner.run.inflight import InFlight
 from runner.run.loop import Loop
 from runner.run.recovery import RestartingEngine
 from runner.run.source import WorkSource
-from runner.run.stopping import StopWatch
+from runner.run.stop_strings import StopStringWatch
 from runner.run.time_limit import TimeLimit
 from runner.seeds import sample_seed
 from runner.signals import Stop, StopFlag
@@ -50,7 +50,7 @@ def make_loop(
         source=WorkSource(Spans(num_rows, done), Rows(num_rows, bad), Rendering(sampling), sampling.n),
         engine=RestartingEngine(factory),
         finisher=Finisher(job or PlainJob(), EchoTokenizer(), NAMES, "echo"),
-        watch=StopWatch(EchoTokenizer()),
+        watch=StopStringWatch(EchoTokenizer()),
         writer=writer,
         inflight=InFlight(run_seed=0),
         budget=ErrorBudget(max_rate, after=10),

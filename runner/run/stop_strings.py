@@ -19,7 +19,7 @@ def stop_matcher(tokenizer: Tokenizer, sampling: SamplingParams) -> StopMatcher:
     )
 
 
-class StopWatch:
+class StopStringWatch:
     """Follows the samples that stream. It only saves work: the text is cut where the sample is finished."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
