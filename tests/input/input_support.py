@@ -1,4 +1,4 @@
-"""What the tests of the input room share: a plain job, and the whole way from a file to requests."""
+"""What the tests of the input room share: a plain job, rendering, and the whole way from a file to requests."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from runner.text import TextTokenizer
 from runner.types import Completion, Refused, Request, RowError, SamplingParams, SourceRow
 
 GOOD = b'{"prompt": "good"}\n'
+USER = {"role": "user", "content": "hi"}
 
 
 class FileJob:
@@ -50,3 +51,34 @@ def run_all(
         inventory.schema.names,
     )
     return rows, renderer.render([row for row in rows if isinstance(row, SourceRow)]), renderer
+
+
+def render(
+    tokenizer: TextTokenizer, *rows: dict[str, Any], job: Any = None, max_model_len: int | None = None, **config: Any
+) -> list[list[Request | RowError]]:
+    renderer = Renderer(
+        job or FileJob(),
+        tokenizer,
+        JobConfig(name="test", **config),
+        InputConfig(path="x"),
+        SamplingParams(max_tokens=20),
+        max_model_len,
+        list(rows[0]),
+    )
+    return renderer.render([SourceRow(i, row) for i, row in enumerate(rows)])
+
+
+def request(items: list[Request | RowError]) -> Request:
+    (only,) = items
+    assert isinstance(only, Request), only
+    return only
+
+
+def error(items: list[Request | RowError]) -> RowError:
+    (only,) = items
+    assert isinstance(only, RowError), only
+    return only
+
+
+def batch_line(body: Any, url: str = "/v1/chat/completions", method: str = "POST") -> dict[str, Any]:
+    return {"custom_id": "a", "method": method, "url": url, "body": body}
