@@ -1,10 +1,11 @@
 # ruff: noqa: E402 - the project is imported from this checkout, once sys.path says so
 """The bare engine on one workload after another, in this process: one JSON line each.
 
-    python benchmarks/engine.py 8b seed32 mixed512 [engine.key=value ...]
+    python benchmarks/engine.py 8b seed32 mixed512 [hidden:mixed512] [engine.key=value ...]
 
 Random weights of the given shape, bf16, end-of-sequence ignored. ``seconds`` is from the first step to the last
-result. Needs a GPU for the large shapes.
+result. ``hidden:`` asks for the workload's longest answer in every row, and ends each row where the workload says, as
+an end-of-sequence would: learned with the step's results. Needs a GPU for the large shapes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 
@@ -29,8 +31,13 @@ from workloads import SHAPES, WORKLOADS, Item
 
 from runner.config import Device, EngineConfig, LoadFormat, ModelSettings
 from runner.engine.build import build_core
-from runner.engine.core import EngineCore
+from runner.engine.core import EngineCore, Runner
+from runner.engine.model_runner import Launched
+from runner.engine.plan import StepPlan
+from runner.engine.results import StepResults
+from runner.engine.sampler.base import Status
 from runner.engine.settings import EngineSettings
+from runner.engine.slots import SlotTable
 from runner.models import resolve_model
 from runner.types import EngineRequest, SamplingParams
 
@@ -44,9 +51,9 @@ def main(shape: str, *words: str) -> None:
     say(event="ready", seconds=round(time.perf_counter() - started, 1), kv_blocks=core.scheduler.config.num_blocks)
     settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name in options}
     for name in (word for word in words if "=" not in word):
-        items = WORKLOADS[name]()
+        items = WORKLOADS[name.removeprefix("hidden:")]()
         before = replace(core.stats())
-        seconds = run(core, items)
+        seconds = run(core, items, hidden=name.startswith("hidden:"))
         after = core.stats()
         busy = after.prefill_seconds + after.decode_seconds - before.prefill_seconds - before.decode_seconds
         idle = after.idle_seconds - before.idle_seconds
@@ -76,18 +83,47 @@ def build(shape: str, config: EngineConfig) -> EngineCore:
     return build_core(EngineSettings(resolve_model(settings), settings, config))
 
 
-def run(core: EngineCore, items: list[Item]) -> float:
+def run(core: EngineCore, items: list[Item], hidden: bool = False) -> float:
     """Seconds for all items; checks that each got its tokens."""
-    requests = [EngineRequest(i, item.prompt, exactly(item.num_outputs), (i,)) for i, item in enumerate(items)]
+    longest = max(item.num_outputs for item in items)
+    limits = [longest if hidden else item.num_outputs for item in items]
+    requests = [EngineRequest(i, item.prompt, exactly(limits[i]), (i,)) for i, item in enumerate(items)]
+    runner = core.runner
+    if hidden:
+        core.runner = HiddenEnds(runner, core.scheduler.slots, [item.num_outputs for item in items])
     started = time.perf_counter()
     core.add(requests)
     lengths = {}
     while core.has_work:
         lengths |= {sample.request_id: len(sample.token_ids) for sample in core.step()}
     seconds = time.perf_counter() - started
+    core.runner = runner
     core.check_drained()
     assert lengths == {i: item.num_outputs for i, item in enumerate(items)}, "a row did not get its tokens"
     return seconds
+
+
+class HiddenEnds:
+    """A runner that reports the end of a sequence at a length that the scheduler does not know."""
+
+    def __init__(self, runner: Runner, table: SlotTable, lengths: list[int]) -> None:
+        self._runner = runner
+        self._table = table
+        self._lengths = lengths
+        self._end = np.zeros(table.num_slots, np.int32)
+        self.times = runner.times
+        self.recover = runner.recover
+
+    def launch(self, plan: StepPlan, table: SlotTable) -> Launched:
+        for sequence in plan.admitted:
+            self._end[sequence.slot] = self._lengths[sequence.request_id]
+        return self._runner.launch(plan, table)
+
+    def results(self, launched: Launched) -> StepResults:
+        results = self._runner.results(launched)
+        slots = launched.plan.sampled
+        results.status[self._table.num_outputs[slots] + 1 >= self._end[slots]] = Status.STOP
+        return results
 
 
 def exactly(num_tokens: int) -> SamplingParams:

@@ -90,4 +90,5 @@ WORKLOADS = {
     "nano": lambda: uniform(256, (100, 1024), (100, 1024), seed=0),
     "short": lambda: uniform(20_000, (64, 256), (8, 64), seed=1),
     "prefix": lambda: behind_prefix(4000, 2048, 64, 128),
+    "few": lambda: uniform(24, (10, 40), (4, 16), seed=5),  # to try the scripts on
 }
