@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pyarrow.dataset as pads
@@ -15,13 +17,21 @@ SLOW = (*COMMON, "job.module=slow.py", "output.sync_seconds=0.1", "engine.max_nu
 
 
 def prepare(folder: Path, num_rows: int, seconds: float = 0.0) -> dict[str, str]:
-    """Rows, a job that takes ``seconds`` a row, and what one uninterrupted runner makes of them."""
+    """Rows and a job that takes ``seconds`` a row; returns what one uninterrupted runner makes of them."""
     write_rows(folder, num_rows)
-    write_slow_job(folder, 0.0)
-    code, _, err = command(folder, *SLOW, "output.dir=whole")
-    assert code == 0, err
     write_slow_job(folder, seconds)
-    return digests(folder / "whole")
+    return whole(num_rows)
+
+
+@cache
+def whole(num_rows: int) -> dict[str, str]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_rows(folder, num_rows)
+        write_slow_job(folder, 0.0)
+        code, _, err = command(folder, *SLOW, "output.dir=out")
+        assert code == 0, err
+        return digests(folder / "out")
 
 
 def start_runner(folder: Path, output: str, partition: str, *more: str) -> subprocess.Popen[str]:

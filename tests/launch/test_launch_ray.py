@@ -16,7 +16,6 @@ RAY = (*SLOW, "output.dir=out", "launch=ray", "launch.array=2", "launch.gpus=0")
 
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch) -> None:
     (tmp_path / "ray.py").write_text("raise ImportError('hidden')\n")
-    prepare(tmp_path, 5)
     code, _, err = command(tmp_path, *RAY)
     assert code == 64
     assert "batch-runner[ray]" in err

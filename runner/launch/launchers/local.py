@@ -57,7 +57,7 @@ def launch(work: Work, stop: StopFlag) -> ExitCode:
     workers = [_start(work, number, len(cards), card) for number, card in enumerate(cards)]
     logger.info("%d processes; their logs: %s", len(workers), work.files / "local-*.log")
     try:
-        _watch(work, workers, stop)
+        watch(work, workers, stop)
     finally:
         for worker in workers:
             if worker.process.poll() is None:
@@ -111,7 +111,8 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _watch(work: Work, workers: list[Worker], stop: StopFlag) -> None:
+def watch(work: Work, workers: list[Worker], stop: StopFlag) -> None:
+    """Until all have ended; passes on a stop as its signal, once for each level."""
     view, told = View(work.folder), Stop.NONE
     try:
         while any(worker.code is None for worker in workers):
