@@ -30,9 +30,10 @@ TOOLS_COLUMN = "tools"
 
 @dataclass(slots=True)
 class RenderCounts:
-    """What rendering accepted but a user may want to know, in requests."""
+    """What rendering accepted but a user may want to know; rows for ``dropped``, else requests."""
 
     requests: int = 0
+    dropped: int = 0
     empty_prompts: int = 0
     truncated: int = 0
     clamped: int = 0  # max_tokens was lowered so that prompt and answer fit max_model_len
@@ -79,6 +80,7 @@ class Renderer:
         """
         drafted = [list(self._drafts(row)) for row in rows]
         fill_ids([item for items in drafted for item in items if isinstance(item, Draft)], self._tokenizer)
+        self.counts.dropped += drafted.count([])
         return [[self._finish(row, item) for item in items] for row, items in zip(rows, drafted, strict=True)]
 
     def _choose_ask(self, columns: Sequence[str]) -> Callable[[dict[str, Any]], Ask]:

@@ -52,5 +52,5 @@ def log_run(completion_tokens: int, seconds: float, counts: Mapping[str, int]) -
     rate = completion_tokens / seconds if seconds > 0 else 0.0
     logger.info("this run: %d completion tokens in %.1f s, %.0f a second", completion_tokens, seconds, rate)
     for name, count in counts.items():
-        if count:
+        if count and name != "dropped":  # the summary has that of the whole job
             logger.info("%s: %d", name.replace("_", " "), count)
