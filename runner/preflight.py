@@ -107,11 +107,11 @@ def _look(plan: Plan, limit: int | None) -> Look:
                 _render(look, renderer.render(batch))
                 batch = []
         _render(look, renderer.render(batch))
-    look.dropped = renderer.counts.dropped
     return look
 
 
 def _render(look: Look, rendered: list[list[Request | RowError]]) -> None:
+    look.dropped += sum(not items for items in rendered)
     for item in (item for items in rendered for item in items):
         if isinstance(item, RowError):
             look.add_error(item)

@@ -67,6 +67,11 @@ def test_it_counts_what_is_in_the_input_and_makes_no_folder(rows: Path, capsys: 
     assert [path.name for path in rows.iterdir()] == ["rows.jsonl"]
 
 
+def test_rows_that_the_job_drops_are_counted(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (rows / "job.py").write_text("def prompt(row):\n    return None if str(row['prompt']).endswith('3') else 'x'\n")
+    assert "5 rows are dropped by the job" in run([*ARGUMENTS, "job.module=job.py"], capsys)[1]
+
+
 def test_a_sample_says_that_it_is_one(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "53 rows in 1 files (20 of them read, spread evenly)" in run([*ARGUMENTS, "preflight.rows=20"], capsys)[1]
 
