@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 COMMANDS = [
     shlex.split(command.replace("\\\n", " "))[3:]
-    for command in re.findall(r"^\.venv/bin/python -m runner (?:.*\\\n)*.*$", README, re.MULTILINE)
+    for command in re.findall(r"^python -m runner (?:.*\\\n)*.*$", README, re.MULTILINE)
 ]
 SETTINGS = dict(re.findall(r"^\| `([a-z_.]+)` \| ([^|]*) \|", README, re.MULTILINE))
 
