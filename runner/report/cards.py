@@ -10,6 +10,29 @@ from typing import Any
 
 from runner.errors import ConfigError
 
+_PLAIN_MLP = frozenset(
+    [
+        "bloom",
+        "codegen",
+        "falcon",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neo",
+        "gpt_neox",
+        "gptj",
+        "mpt",
+        "nemotron",
+        "opt",
+        "persimmon",
+        "phi",
+        "starcoder2",
+    ]
+)
+"""Model types whose feed-forward part has two matrices; all others have a gate beside them."""
+_TIED = frozenset(
+    ["bloom", "cohere", "cohere2", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "mpt", "opt", "starcoder2"]
+)
+"""Model types that use the embeddings as the head without saying so; the gemmas do too."""
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -93,7 +116,9 @@ def model_shape(config: Mapping[str, Any], dtype: str = "auto") -> ModelShape | 
     all_mlp, used_mlp = _mlp(config, hidden)
     head = hidden * int(config.get("vocab_size", 0))
     body, used = layers * (attention + all_mlp), layers * (attention + used_mlp)
-    embeddings = head if config.get("tie_word_embeddings", False) else 2 * head
+    model_type = str(config.get("model_type", ""))
+    is_tied = config.get("tie_word_embeddings", model_type in _TIED or model_type.startswith("gemma"))
+    embeddings = head if is_tied else 2 * head
     return ModelShape(
         step_bytes=size * (body + head),
         weight_bytes=size * (body + embeddings),
@@ -119,8 +144,7 @@ def _attention(config: Mapping[str, Any], hidden: int) -> tuple[int, int]:
 def _mlp(config: Mapping[str, Any], hidden: int) -> tuple[int, int]:
     """Weights of one layer's feed-forward part: all of them, and those that one token uses."""
     width = _first(config, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
-    matrices = 3 if str(config.get("hidden_act", config.get("hidden_activation", "gelu"))).startswith("silu") else 2
-    matrices = 3 if config.get("hidden_activation") or config.get("model_type", "").startswith("gemma") else matrices
+    matrices = 2 if config.get("model_type") in _PLAIN_MLP else 3
     experts = _first(config, "num_experts", "num_local_experts", "n_routed_experts")
     if not experts:
         return matrices * hidden * width, matrices * hidden * width

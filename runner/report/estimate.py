@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,14 +105,14 @@ def describe_cost(config: RunnerConfig, card: Card, shape: ModelShape | None, de
 
 def _by_roofline(config: RunnerConfig, card: Card, shape: ModelShape, demand: Demand, answers: Answers) -> str:
     running = running_at_once(config, card, shape, demand, answers)
-    limits = [
+    few, some, many = (
         seconds_at_limit(_load(demand, mean, config.cost.num_cards), card, shape, running, demand.shared_share)
-        for mean in (answers.low, answers.high)
-    ]
-    low, high = limits[0] / card.reached[1], limits[1] / card.reached[0]
-    reached = f"{card.reached[0]:.0%} to {card.reached[1]:.0%}"
+        for mean in (answers.low, answers.middle, answers.high)
+    )
+    least, most = card.reached
+    spread = few / most, some / math.sqrt(least * most), many / least
     cards = f"{config.cost.num_cards} x {card.title}"
-    line = f"  by the limits of {cards}: {_range(config, low, high)} (runs reach {reached} of the limits)"
+    line = f"  by the limits of {cards}: {_range(config, *spread)}; runs reach {least:.0%} to {most:.0%} of the limits"
     return line if card.is_cpu else f"{line}\n  and a minute or two to load and compile"
 
 
@@ -129,14 +130,15 @@ def _load(demand: Demand, mean_answer: float, num_cards: int) -> Load:
 def _by_measurement(config: RunnerConfig, demand: Demand, answers: Answers, measured: Measured) -> str:
     seconds = demand.samples * answers.middle / measured.tokens_per_second / config.cost.num_cards
     speed = f"{measured.tokens_per_second:,.0f} tokens a second with {measured.model}"
-    low, high = seconds * (1 - _MEASURED_SPREAD), seconds * (1 + _MEASURED_SPREAD)
-    return f"  by the last run's speed ({speed}): {_range(config, low, high)}"
+    spread = seconds * (1 - _MEASURED_SPREAD), seconds, seconds * (1 + _MEASURED_SPREAD)
+    return f"  by the last run's speed ({speed}): {_range(config, *spread)}"
 
 
-def _range(config: RunnerConfig, low: float, high: float) -> str:
-    text = f"{duration(low)} to {duration(high)}"
+def _range(config: RunnerConfig, low: float, middle: float, high: float) -> str:
+    """Seconds in words, and in dollars where a rate is given."""
+    text = f"about {duration(middle)} ({duration(low)} to {duration(high)})"
     rate = config.cost.dollars_per_gpu_hour
     if rate is None:
         return text
-    dollars = [seconds / 3600 * config.cost.num_cards * rate for seconds in (low, high)]
-    return f"{text}, ${dollars[0]:,.2f} to ${dollars[1]:,.2f}"
+    least, about, most = (seconds / 3600 * config.cost.num_cards * rate for seconds in (low, middle, high))
+    return f"{text}, about ${about:,.2f} (${least:,.2f} to ${most:,.2f})"

@@ -94,7 +94,7 @@ def test_an_earlier_run_gives_lengths_speed_and_cost(rows: Path, capsys: pytest.
     out = run(arguments, capsys)[1]
     assert "an earlier run had 20 on average" in out
     # 53 rows x 50/53 that give an answer x 20 tokens / 50 a second = 20 s, 30 % either way
-    assert "(50 tokens a second with m): 14 s to 26 s, $14.00 to $26.00" in out
+    assert "(50 tokens a second with m): about 20 s (14 s to 26 s), about $20.00 ($14.00 to $26.00)" in out
 
 
 def test_torn_lines_are_skipped(tmp_path: Path) -> None:
@@ -145,6 +145,34 @@ def test_shapes_of_models() -> None:
     assert mixtral.weight_bytes / 2 == pytest.approx(46.7e9, rel=0.01)
     assert mixtral.decode_flops / 2 == pytest.approx(12.8e9, rel=0.02)
     assert model_shape({}) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        ("gpt2 n_embd=768 n_layer=12 n_head=12 vocab_size=50257", 0.124e9),
+        (
+            "gemma2 hidden_size=3584 num_hidden_layers=42 num_attention_heads=16 num_key_value_heads=8 head_dim=256 "
+            "intermediate_size=14336 vocab_size=256000",
+            9.24e9,
+        ),
+        (
+            "phi hidden_size=2560 num_hidden_layers=32 num_attention_heads=32 intermediate_size=10240 vocab_size=51200",
+            2.78e9,
+        ),
+        (
+            "starcoder2 hidden_size=3072 num_hidden_layers=30 num_attention_heads=24 num_key_value_heads=2 "
+            "intermediate_size=12288 vocab_size=49152",
+            3.03e9,
+        ),
+    ],
+)
+def test_what_a_config_leaves_out_is_known_of_its_type(config: str, parameters: float) -> None:
+    model_type, *pairs = config.split()
+    values = {key: int(value) for key, value in (pair.split("=") for pair in pairs)}
+    shape = model_shape({"model_type": model_type, **values}, "float16")
+    assert shape is not None
+    assert shape.weight_bytes / 2 == pytest.approx(parameters, rel=0.02)
 
 
 def test_what_fits_a_card() -> None:
