@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from runner.cli.compose import compose
 from runner.cli.keys import known_keys
 from runner.config import JobConfig
 from runner.errors import ExitCode
-from runner.types import Completion, FinishReason, Job
+from runner.types import Completion, FinishReason, Job, SamplingParams
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -60,6 +61,14 @@ def test_a_setting_of_the_readme_exists_with_that_default(key: str) -> None:
         assert shown == str(default).lower()
     elif re.fullmatch(r"[\d.]+", shown):
         assert float(shown) == default
+
+
+def test_the_table_of_sampling_has_every_key_with_its_default() -> None:
+    text = (ROOT / "docs" / "sampling.md").read_text("utf-8")
+    shown = dict(re.findall(r"^\| `([a-z_]+)` \| ([^ |]+) \|", text, re.MULTILINE))
+    empty = {"null": None, "true": True, "false": False, "[]": (), "{}": ()}
+    defaults = {item.name: item.default for item in fields(SamplingParams)}
+    assert {name: empty[value] if value in empty else float(value) for name, value in shown.items()} == defaults
 
 
 def test_the_exit_codes_of_the_readme_are_all_there_are() -> None:
