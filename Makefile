@@ -8,7 +8,7 @@ ARGS ?=
 WORKERS ?= 2
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help run test check test-faults test-slurm test-fuzz test-report bench clean
+.PHONY: help run test check test-faults test-slurm test-ray test-fuzz test-report bench clean
 .DEFAULT_GOAL := help
 
 help:  ## List these commands
@@ -38,6 +38,10 @@ test-report: $(VENV)/.installed-dev  ## The report page in a real Chromium; inst
 
 test-slurm: $(VENV)/.installed-dev  ## Arrays under a real Slurm of one node, started here (as root: apt-get install slurm-wlm munge)
 	$(PYTEST) -m slurm tests/slurm $(ARGS)
+
+test-ray: $(VENV)/.installed-dev  ## Tasks on a real Ray of this machine, with a worker killed; installs Ray
+	$(INSTALL) --editable ".[ray]"
+	$(PYTEST) tests/launch/test_launch_ray.py $(ARGS)
 
 bench: $(VENV)/.installed  ## Time the engine beside model.generate on this CPU; benchmarks/ has the others
 	$(PY) benchmarks/cpu.py $(ARGS)

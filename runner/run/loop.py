@@ -109,7 +109,8 @@ class Loop:
 
     def _heed_stop(self) -> None:
         """At a new stop request, makes durable what there is and sets the time until which rows may finish."""
-        if self._time_limit.has_passed:
+        if self._time_limit.has_passed and self._stop.level < Stop.BRIEF:
+            logger.info("the time limit is near: stopping")
             self._stop.request(Stop.BRIEF)
         if self._stop.level > self._stop_seen:
             self._stop_seen = self._stop.level

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.dataset as pads
 import pytest
 
 from tests.launch.fleet import SLOW, prepare
@@ -88,14 +89,30 @@ def test_three_attempts_without_progress_are_the_last(cluster: Cluster, tmp_path
     assert "the last 3 attempts" in logs(tmp_path / "out")
 
 
-def test_a_chain_begins_when_the_job_before_it_is_done(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_task_ends_by_itself_when_no_further_row_fits_and_goes_on_later(cluster: Cluster, tmp_path: Path) -> None:
+    """Rows come back after 14 s, with their batch of 40; of the two minutes one is used. No signal comes before."""
+    whole = prepare(tmp_path, 200, seconds=0.35)
+    job = submit(cluster, tmp_path, *SLOW, *LAUNCH, "launch.time=2", "launch.sbatch=['--signal=USR1@1']")
+    cluster.wait(lambda: set(cluster.states(job).values()) <= ENDED, 300, "the task's end")
+    assert cluster.states(job) == {0: "COMPLETED"}, logs(tmp_path / "out")
+    assert cluster.restarts(job, 0) == 1
+    assert "no further rows are begun" in logs(tmp_path / "out")
+    assert digests(tmp_path / "out") == whole
+
+
+def test_a_chain_generates_then_judges(cluster: Cluster, tmp_path: Path) -> None:
     prepare(tmp_path, 40, seconds=0.05)
-    second = "job=generate job.name=judge engine=echo input.path=out/data/*.arrow output.dir=judged "
-    second += "output.column_prefix=judge_"
-    job = submit(cluster, tmp_path, *SLOW, *LAUNCH, "launch.array=2", f"launch.chain=['{second}']")
+    judge = "job=generate job.name=judge engine=echo input.path=out/data/*.arrow input.prompt_column=completion "
+    judge += "output.dir=judged output.column_prefix=judge_"
+    job = submit(cluster, tmp_path, *SLOW, *LAUNCH, "launch.array=2", f"launch.chain=['{judge}']")
     cluster.wait((tmp_path / "judged" / "_SUCCESS").exists, 120, "the second job")
     assert set(cluster.states(job).values()) == {"COMPLETED"}
     assert (tmp_path / "out" / "_SUCCESS").stat().st_mtime < (tmp_path / "judged" / "_SUCCESS").stat().st_mtime
+    rows = pads.dataset(tmp_path / "judged" / "data", format="ipc").to_table().to_pylist()
+    assert sorted(row["n"] for row in rows) == list(range(40))
+    # The stand-in answers with its prompt: of the judge that is what was generated.
+    assert all(row["completion"] in row["judge_completion"] for row in rows)
+    assert all(row["completion"] != row["judge_completion"] for row in rows)
 
 
 def test_a_real_model_in_an_array_says_what_it_says_alone(cluster: Cluster, tmp_path: Path) -> None:
