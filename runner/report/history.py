@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 from runner.report.throughput import duration
@@ -137,10 +137,10 @@ def _means(title: str, curves: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def _rates(times: Sequence[float], counts: Sequence[int]) -> list[float]:
-    """Between each moment and the one before; 0 where a new engine began to count anew."""
-    pairs = zip(times, counts, strict=True)
-    steps = pairwise(chain([(0.0, 0)], pairs))
-    return [max(b - a, 0) / (later - earlier) if later > earlier else 0.0 for (earlier, a), (later, b) in steps]
+    """Between each moment and the one before; 0 where a new engine began to count anew. The first is as the second."""
+    steps = list(pairwise(zip(times, counts, strict=True)))
+    rates = [max(b - a, 0) / (later - earlier) if later > earlier else 0.0 for (earlier, a), (later, b) in steps]
+    return [*rates[:1], *rates] if rates else [0.0] * len(times)
 
 
 def _usual(texts: Sequence[str]) -> str:
