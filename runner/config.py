@@ -13,9 +13,6 @@ from typing import Any
 
 from omegaconf import MISSING
 
-_TIER = "tier"
-_HELP = "help"
-
 
 def affects(default: Any = None, help: str = "", **kwargs: Any) -> Any:
     """A setting that changes what is written."""
@@ -28,7 +25,7 @@ def runtime(default: Any = None, help: str = "", **kwargs: Any) -> Any:
 
 
 def _setting(tier: str, default: Any, help: str, **kwargs: Any) -> Any:
-    metadata = {_TIER: tier, _HELP: help}
+    metadata = {"tier": tier, "help": help}
     if callable(default):
         return field(default_factory=default, metadata=metadata, **kwargs)
     return field(default=default, metadata=metadata, **kwargs)
@@ -297,5 +294,5 @@ def settings(config: Any, tier: str, prefix: str = "") -> Iterator[tuple[str, An
         key, value = f"{prefix}{item.name}", getattr(config, item.name)
         if is_dataclass(value):
             yield from settings(value, tier, key + ".")
-        elif item.metadata.get(_TIER) == tier:
+        elif item.metadata.get("tier") == tier:
             yield key, value.value if isinstance(value, Enum) else value
