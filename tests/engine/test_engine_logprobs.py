@@ -1,20 +1,23 @@
-"""Log probabilities against the model's own forward pass, bad words against ``generate``, in every mode."""
+"""Log probabilities against the model's own forward pass, however the work is batched."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine_exact import finish, make_core, make_cuda_core, prompts_of
-from tiny_models import EOS_TOKEN_ID, tiny_model
+from tiny_models import save_tiny_model, tiny_model
 from transformers.generation import logits_process as hf
 
+from runner.engine import Engine
 from runner.engine.core import EngineCore
 from runner.engine.results import ResultLayout, logprob_words, step_width
 from runner.engine.sampler import LogprobsBuffer, Variant
@@ -85,13 +88,9 @@ def requests_over(
     for i, prompt in enumerate(prompts):
         params = kinds[i % len(kinds)]
         count = n if params.temperature > 0 else 1
-        params = SamplingParams(**{**as_dict(params), "max_tokens": max_tokens, "n": count})
+        params = replace(params, max_tokens=max_tokens, n=count)
         requests.append(EngineRequest(i, prompt, params, tuple(10 * i + k for k in range(count)), tuple(range(count))))
     return requests
-
-
-def as_dict(params: SamplingParams) -> dict[str, Any]:
-    return {name: getattr(params, name) for name in params.__slots__}
 
 
 def samples_of(core: EngineCore, requests: list[EngineRequest]) -> dict[tuple[int, int], Sample]:
@@ -131,7 +130,7 @@ def test_every_mode_gives_the_log_probabilities_of_a_forward_pass(mode: str) -> 
 
 def test_asking_changes_no_token_and_deterministic_repeats_to_the_bit() -> None:
     prompts = prompts_of(7, 8, longest=20)
-    plain = [SamplingParams(**{**as_dict(params), "logprobs": None}) for params in KINDS]
+    plain = [replace(params, logprobs=None) for params in KINDS]
     modes = [{"deterministic": True}, {"deterministic": True, "async_batching": False}]
     first, second = (samples_of(make_core("llama", **mode), requests_over(prompts, KINDS, 20, 1)) for mode in modes)
     without = samples_of(make_core("llama"), requests_over(prompts, plain, 20, 1))
@@ -236,97 +235,26 @@ def test_places_that_no_token_can_take_are_left_out() -> None:
     ]
 
 
-# --- bad words of several tokens ---
-
-
-def generated(prompt: list[int], bad_words: tuple[tuple[int, ...], ...] = ()) -> list[int]:
-    model = tiny_model("llama")
-    model.set_attn_implementation("eager")
-    ids = torch.tensor([prompt])
-    extra = {"bad_words_ids": [list(phrase) for phrase in bad_words]} if bad_words else {}
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=24,
-        do_sample=False,
-        eos_token_id=EOS_TOKEN_ID,
-        pad_token_id=0,
-        **extra,
-    )
-    return out[0, len(prompt) :].tolist()
-
-
-@cache
-def phrases_against(prompt: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Pieces of the answers that a prompt gets without them, so that one of them is in the way at almost any place."""
-    phrases: tuple[tuple[int, ...], ...] = ()
-    for _ in range(4):
-        answer = generated(list(prompt), phrases)
-        phrases += ((*prompt[-2:], answer[0]), *(tuple(answer[at : at + 2 + at % 2]) for at in range(0, 22, 2)))
-        phrases = tuple(phrase for phrase in dict.fromkeys(phrases) if len(phrase) > 1)
-    return phrases
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_bad_words_equal_generate_in_every_mode(mode: str) -> None:
-    prompts = [prompt for prompt in prompts_of(11, 14, longest=20) if len(prompt) > 6][:7]
-    plain = [generated(prompt) for prompt in prompts]
-    phrases = [phrases_against(tuple(prompt)) for prompt in prompts]
-    requests = [
-        EngineRequest(i, prompt, SamplingParams(temperature=0.0, max_tokens=24, bad_words=phrases[i] * (i != 3)), (0,))
-        for i, prompt in enumerate(prompts)
-    ]
-    core = make_core("llama", **MODES[mode])
-    core.add(requests)
-    answers = finish(core)
-    for i, prompt in enumerate(prompts):
-        assert answers[i, 0] == (plain[3] if i == 3 else generated(prompt, phrases[i]))
-        assert i == 3 or answers[i, 0] != plain[i]
-    assert bool(core.stats().preemptions) == mode.startswith("preempted")
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_drawn_answers_never_hold_a_bad_word(data: st.DataObject) -> None:
-    """What was drawn without bad words is banned, again and again, whatever the engine does meanwhile."""
-    blocks = data.draw(st.sampled_from([26, 200]))
-    core = make_core(
-        "llama",
-        block_size=4,
-        num_kv_blocks=blocks,
-        max_model_len=100,
-        async_batching=data.draw(st.booleans()),
-        mixed_prefill=data.draw(st.booleans()),
-        max_num_seqs=data.draw(st.integers(1, 6)),
-    )
-    prompts = prompts_of(data.draw(st.integers(0, 3)), 5, longest=12)
-    bad: list[tuple[tuple[int, ...], ...]] = [()] * len(prompts)
-    for _ in range(3):
-        params = [SamplingParams(temperature=0.3, max_tokens=30, bad_words=phrases, ignore_eos=True) for phrases in bad]
-        requests = [EngineRequest(i, p, params[i], (i,)) for i, p in enumerate(prompts)]
-        answers = {key[0]: s.token_ids for key, s in samples_of(core, requests).items()}
-        for i, answer in answers.items():
-            for phrase in bad[i]:
-                places = range(len(answer) - len(phrase) + 1)
-                assert all(tuple(answer[at : at + len(phrase)]) != phrase for at in places)
-            at = data.draw(st.integers(0, 25))
-            bad[i] = (*bad[i], tuple(answer[at : at + data.draw(st.integers(2, 4))]))
+def test_the_library_returns_them_cut_where_the_text_is(tmp_path: Path) -> None:
+    """One process for both: entries end with the stop string, and a text is kept out of the next answer."""
+    greedy = SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True, logprobs=2)
+    with Engine(str(save_tiny_model(tmp_path / "llama")), max_num_seqs=2, cpu_kv_cache_gib=0.1) as engine:
+        (whole,) = engine.generate("hello there", greedy)[0].outputs
+        words = (whole.text[at : at + 2] for at in range(4, 30))
+        word = next(text for text in words if text.isascii() and text.isprintable())  # random bytes are rarely text
+        (stopped,) = engine.generate("hello there", replace(greedy, stop=(word,)))[0].outputs
+        (without,) = engine.generate("hello there", replace(greedy, bad_words=(word,), logprobs=None))[0].outputs
+    assert whole.logprobs is not None
+    assert [entry["token_id"] for entry in whole.logprobs] == whole.token_ids
+    assert stopped.logprobs == whole.logprobs[: len(stopped.token_ids)]
+    assert 0 < len(stopped.token_ids) < 40
+    assert (word in whole.text, word in without.text, without.logprobs) == (True, False, None)
 
 
 @pytest.mark.gpu
-def test_the_gpu_gives_the_same_log_probabilities_and_bad_words() -> None:
+def test_the_gpu_gives_the_same_log_probabilities() -> None:
     prompts = prompts_of(7, 10, longest=20)
     requests = requests_over(prompts, KINDS, 30, n=2)
     for mode in ({"enforce_eager": True}, {"num_kv_blocks": 12, "max_model_len": 128}):
         for (request_id, _), sample in samples_of(make_cuda_core("llama", **mode), requests).items():
             check(sample, prompts[request_id], requests[request_id].sampling)
-    long = [prompt for prompt in prompts if len(prompt) > 6]
-    phrases = [phrases_against(tuple(prompt)) for prompt in long]
-    core = make_cuda_core("llama")
-    core.add(
-        [
-            EngineRequest(i, prompt, SamplingParams(temperature=0.0, max_tokens=24, bad_words=phrases[i]), (0,))
-            for i, prompt in enumerate(long)
-        ]
-    )
-    assert finish(core) == {(i, 0): generated(prompt, phrases[i]) for i, prompt in enumerate(long)}
