@@ -10,7 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runner.engine.sampler import ROW, WORDS, LogprobsBuffer, SamplingState, Variant, bias_entries, load_sampler, pack
+from runner.engine.sampler import (
+    ROW,
+    WORDS,
+    LogprobsBuffer,
+    SamplingState,
+    Variant,
+    bias_entries,
+    load_sampler,
+    needs_edits,
+    pack,
+)
 from runner.engine.sampler.torch_sampler import TorchSampler
 from runner.types import SamplingParams
 
@@ -26,6 +36,7 @@ CASES = {
     "top_k": (Variant.PLAIN, SamplingParams(top_k=50)),
     "top_k top_p": (Variant.PLAIN, SamplingParams(temperature=0.7, top_k=20, top_p=0.8)),
     "penalties": (Variant.FULL, SamplingParams(repetition_penalty=1.05)),
+    "bad words": (Variant.FULL, SamplingParams(bad_words=((98, 99, 7), (99, 8), (5, 9)))),
     "logprobs 5": (Variant.FULL, SamplingParams(logprobs=5)),
 }
 
@@ -45,7 +56,7 @@ def state_of(params: SamplingParams, rows: int, vocab_size: int, device: str) ->
         packet[slot] = pack(params, slot, (2,), 0)
     words = torch.from_numpy(packet.view(np.int32).reshape(rows, WORDS)).to(device)
     state.admit(torch.arange(rows, device=device), words)
-    if params.repetition_penalty != 1:
+    if needs_edits(params):
         prompt = torch.arange(100, device=device)
         for slot in range(rows):
             state.load_edits(slot, params, prompt, prompt[:0], bias_entries(params))
