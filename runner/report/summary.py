@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from runner.report.plain import one_line
+
 logger = logging.getLogger(__name__)
+
+_SHOWN_CODES = 10
 
 
 class Totals(Protocol):
@@ -36,8 +40,7 @@ def log_summary(folder: Path, totals: Totals, load_line: str, *, is_complete: bo
     if totals.dropped:
         logger.info("the job dropped %d samples", totals.dropped)
     if totals.failed_rows:
-        codes = ", ".join(f"{code} {count}" for code, count in sorted(totals.errors.items(), key=lambda item: -item[1]))
-        logger.warning("%d rows have errors (%s): %s", totals.failed_rows, codes, folder.resolve() / "errors")
+        logger.warning("%d rows have errors (%s): %s", totals.failed_rows, _codes(totals), folder.resolve() / "errors")
     if not is_complete:
         logger.info("other partitions of this job are not done yet")
     if totals.samples:
@@ -45,6 +48,13 @@ def log_summary(folder: Path, totals: Totals, load_line: str, *, is_complete: bo
     else:  # datasets refuses a folder without a single row
         reason = "no row has an answer" if totals.rows or not is_complete else "the input has no rows; see input.path"
         logger.warning("there is nothing to load: %s", reason)
+
+
+def _codes(totals: Totals) -> str:
+    """The most frequent ones; a job may make its codes out of anything."""
+    found = sorted(totals.errors.items(), key=lambda item: -item[1])
+    parts = [f"{one_line(code)} {count}" for code, count in found[:_SHOWN_CODES]]
+    return ", ".join([*parts, *([f"{len(found) - len(parts)} more codes"] if len(found) > len(parts) else [])])
 
 
 def log_run(completion_tokens: int, seconds: float, counts: Mapping[str, int]) -> None:

@@ -33,3 +33,12 @@ def test_without_an_answer_there_is_nothing_to_load(caplog: pytest.LogCaptureFix
 
 def test_an_input_without_rows_is_named(caplog: pytest.LogCaptureFixture) -> None:
     assert "nothing to load: the input has no rows" in said(caplog, rows=0, samples=0)
+
+
+def test_many_codes_do_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    codes = {f"code {i}\nline {i}": 30 - i for i in range(30)}
+    text = said(caplog, failed_rows=30, errors=codes)
+    assert "code 0\\nline 0 30, " in text
+    assert "code 9" in text
+    assert "20 more codes" in text
+    assert "code 10" not in text
