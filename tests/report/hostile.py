@@ -19,6 +19,7 @@ HOSTILE = (
     "\ufeffa\u200bb\u2060c\xadd",
     "\u2028\u2029\x85\x0b\x0c",
     "Z\u0351\u036b\u0343\u036a\u0302\u036b\u033d\u034f\u0334\u0319\u0324a\u0321\u031e\u0356lgo",
+    "ด" + "้็" * 500,
     "שלום مرحبا ہیلو \U0001f469\u200d\U0001f680\U0001f3ff e\u0301 ﷽ ½ Ⅷ ＮＵＬＬ",
     "undefined NaN -Infinity 0x0 1e309 null true '; DROP TABLE rows; -- ../../etc/passwd CON aux.txt",
     "\t tab and\nline\r\nend \n\n",

@@ -219,6 +219,7 @@ def test_it_loads_without_errors_and_shows_hostile_text_as_text(browser: Browser
     assert browser.run("return document.title") == "<b>bold & name"
     assert browser.run("return document.images.length + document.querySelectorAll('main b, main script').length") == 0
     assert "</script><script>document.title='taken'" in browser.run("return document.querySelector('main').textContent")
+    browser.run("document.getElementById('more').click()")
     assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
     assert browser.run("return performance.getEntriesByType('resource').length") == 0
 
