@@ -102,8 +102,10 @@ def test_a_slow_process_holds_one_range_at_the_end(tmp_path: Path) -> None:
     check(path, 40)
 
 
-def stay(path: Path, is_open, may_end) -> None:
-    with Output.open(path, spec(num_rows=15)):
+def stay(path: Path, is_open, may_end, num_ranges: int = 0) -> None:
+    with Output.open(path, spec(num_rows=15)) as output:
+        for _ in range(num_ranges):
+            output.take_range()
         is_open.set()
         may_end.wait(30)
     os._exit(0)
@@ -123,6 +125,22 @@ def test_with_few_ranges_left_a_process_opens_one_at_a_time(tmp_path: Path) -> N
     with Output.open(tmp_path / "out", spec(num_rows=15)) as output:
         assert output.take_range() is not None
         assert output.take_range() is not None
+
+
+def test_who_has_nothing_to_do_commits_at_once_what_others_wait_for(tmp_path: Path) -> None:
+    is_open, may_end = CONTEXT.Event(), CONTEXT.Event()
+    other = CONTEXT.Process(target=stay, args=(tmp_path / "out", is_open, may_end, 2))
+    other.start()
+    assert is_open.wait(30)
+    with Output.open(tmp_path / "out", spec(num_rows=15, sync_seconds=10.0)) as output:
+        item = output.take_range()
+        assert item is not None
+        for row in range(item.start, item.stop):
+            output.write(RowResult(row, records=[record(row)]))
+        assert output.take_range() is None
+        assert len(list((tmp_path / "out" / "data").iterdir())) == 1
+    may_end.set()
+    other.join(30)
 
 
 def test_a_stopped_holder_expires_and_changes_nothing_when_it_wakes(tmp_path: Path) -> None:

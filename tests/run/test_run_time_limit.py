@@ -109,7 +109,9 @@ def test_a_run_ends_by_itself_and_loses_nothing_that_it_began(clock: Clock, capl
     """A row takes 10 s and waits for up to three others; 305 s are given."""
     writer, limit = Memory(), TimeLimit(MARGIN_SECONDS + 305.0, clock)
     caplog.set_level("INFO")
-    assert not slow_loop(writer, clock, limit).run()
+    loop = slow_loop(writer, clock, limit)
+    assert not loop.run()
+    assert not loop._source.exhausted, "ranges that it has no time for are left to others"
     assert caplog.text.count("no further rows are begun") == 1
     assert not limit.has_passed, "it was not stopped, it had nothing left to do"
     assert 24 <= len(writer.results) <= 30
