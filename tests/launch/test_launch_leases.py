@@ -135,6 +135,7 @@ def test_who_has_nothing_to_do_commits_at_once_what_others_wait_for(tmp_path: Pa
     with Output.open(tmp_path / "out", spec(num_rows=15, sync_seconds=10.0)) as output:
         item = output.take_range()
         assert item is not None
+        time.sleep(0.2)  # the writer has taken the range up, and would now let rows gather for a second
         for row in range(item.start, item.stop):
             output.write(RowResult(row, records=[record(row)]))
         assert output.take_range() is None

@@ -102,11 +102,11 @@ def test_a_row_is_back_with_the_last_of_its_samples(clock: Clock) -> None:
 
 def slow_loop(writer: Memory, clock: Clock, limit: TimeLimit, done: frozenset[int] = frozenset()):
     engine = Queued(lambda: clock.wait(10.0))
-    return make_loop(writer, 60, factory=lambda: engine, done=done, clock=clock, max_samples=4, time_limit=limit)
+    return make_loop(writer, 60, factory=lambda: engine, done=done, clock=clock, max_samples=12, time_limit=limit)
 
 
 def test_a_run_ends_by_itself_and_loses_nothing_that_it_began(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """A row takes 10 s and waits for up to three others; 305 s are given."""
+    """A row takes 10 s and waits for up to eleven others; 305 s are given."""
     writer, limit = Memory(), TimeLimit(MARGIN_SECONDS + 305.0, clock)
     caplog.set_level("INFO")
     loop = slow_loop(writer, clock, limit)
