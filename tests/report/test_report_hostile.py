@@ -77,7 +77,7 @@ def test_a_terminal_gets_what_the_view_sends_and_nothing_else(terminal: str) -> 
 
 
 def test_status_shows_names_as_text(terminal: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status.main([str(place / "out")]) == 0
+    assert status.status(str(place / "out")) == 0
     out = capsys.readouterr().out
     assert "\\x1b[2Jtask" in out
     assert sent(out) == []

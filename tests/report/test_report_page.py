@@ -200,11 +200,16 @@ def test_history_adds_up_runs_and_draws_the_last() -> None:
     assert history_of([]).idle_share == 0
 
 
-@pytest.fixture(params=[(1200, 900, False), (390, 800, True)], ids=["desktop", "phone"])
-def browser(request: pytest.FixtureRequest, page: Path) -> Iterator[Browser]:
+@pytest.fixture(scope="module", params=[(1200, 900, False), (390, 800, True)], ids=["desktop", "phone"])
+def window(request: pytest.FixtureRequest) -> Iterator[Browser]:
     with Browser(*request.param) as found:
-        found.open(page)
         yield found
+
+
+@pytest.fixture
+def browser(window: Browser, page: Path) -> Browser:
+    window.open(page)
+    return window
 
 
 def search(browser: Browser, text: str) -> str:
