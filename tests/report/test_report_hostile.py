@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from hostile import HOSTILE, sent, sent_beside_the_view
 
-from runner import status
 from runner.cli.entry import main
 from runner.errors import ConfigError
+from runner.output import Surveyor
 from runner.preview import _USAGE, preview
 from runner.report.log import log_to_stderr
+from runner.status import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = """
@@ -76,11 +77,10 @@ def test_a_terminal_gets_what_the_view_sends_and_nothing_else(terminal: str) -> 
     assert sent_beside_the_view(terminal) == []
 
 
-def test_status_shows_names_as_text(terminal: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status.status(str(place / "out")) == 0
-    out = capsys.readouterr().out
-    assert "\\x1b[2Jtask" in out
-    assert sent(out) == []
+def test_status_shows_names_as_text(terminal: str, place: Path) -> None:
+    shown = "\n".join(describe(Surveyor(str(place / "out")).look(), now=0.0))
+    assert "\\x1b[2Jtask" in shown
+    assert sent(shown) == []
 
 
 def test_preview_shows_prompts_as_text(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
