@@ -86,9 +86,15 @@ class Cluster:
         self.wait((self.root / "munge.sock").exists, 30, "munge's socket")
 
     def stop(self) -> None:
-        """Ends every job and the daemons."""
-        if self._daemons:
-            self.call("scancel", "--state=RUNNING,PENDING", "--user=root", check=False)
+        """Ends every job, to its last process, and the daemons."""
+        try:
+            if self._daemons:
+                self.call("scancel", "--state=RUNNING,PENDING", "--user=root", check=False)
+                self.wait(lambda: not self.call("squeue", "--noheader", check=False).strip(), 60, "the jobs' ends")
+        finally:
+            self._stop_daemons()
+
+    def _stop_daemons(self) -> None:
         for daemon in reversed(self._daemons):
             daemon.terminate()
         for daemon in self._daemons:
