@@ -187,8 +187,18 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; {' '.join(self.format_usage().split())}")
 
 
+_EXIT_CODES = (
+    "Exit codes: 0 written, 64 a wrong folder or argument, 65 damaged, 73 a run is active, 74 the disk refused."
+)
+
+
 def _arguments(arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m runner.export", description="The data of a run as one file.", allow_abbrev=False)
+    parser = _Parser(
+        prog="python -m runner.export",
+        description="The data of a run as one file.",
+        epilog=_EXIT_CODES,
+        allow_abbrev=False,
+    )
     parser.add_argument("directory", metavar="DIR", help="the output folder of a run")
     parser.add_argument("--to", required=True, choices=sorted(WRITERS), help="the format")
     parser.add_argument("--out", metavar="FILE_OR_DIR", help="default: DIR.parquet or DIR.jsonl, beside the folder")
@@ -202,7 +212,7 @@ def main(arguments: list[str]) -> int:
         asked = _arguments(arguments)
         exported = export(asked.directory, asked.to, asked.out)
     except RunnerError as error:
-        _log.error(error)
+        sys.stderr.write(f"{error}\n")
         return error.exit_code
     for note in exported.left_out:
         _log.info("left out: %s", note)

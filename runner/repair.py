@@ -5,25 +5,25 @@ from __future__ import annotations
 import logging
 import sys
 
-from runner.errors import ExitCode, RunnerError
+from runner.cli.folder import main
+from runner.errors import ExitCode
 from runner.output.reparation import repair
 from runner.verify import log_report
 
 _log = logging.getLogger("runner.repair")
-_USAGE = "usage: python -m runner.repair DIR"
+_USAGE = """\
+Marks exactly the damaged ranges of an output folder, so that the job's command does them again; good ones stay.
+
+  python -m runner.repair DIR
+
+Exit codes: 0 whole or marked, 64 no output folder, 73 a run is active.
+"""
 
 
-def main(arguments: list[str]) -> int:
-    """0 when the folder is whole or was marked, 73 while a run is active, 64 for another folder."""
+def mark(folder: str) -> int:
+    """Names and marks what is damaged. Raises RunnerError for another folder and while a run is active."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    if len(arguments) != 1:
-        _log.error(_USAGE)
-        return ExitCode.REFUSED
-    try:
-        report = repair(arguments[0])
-    except RunnerError as error:
-        _log.error(error)
-        return error.exit_code
+    report = repair(folder)
     log_report(report, _log)
     num_ranges = len({damage.index for damage in report.damages if damage.index is not None})
     if report.damages:
@@ -32,4 +32,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], _USAGE, mark))

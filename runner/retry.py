@@ -10,7 +10,14 @@ from pathlib import Path
 from runner.__main__ import exit_code_of
 from runner.signals import StopFlag
 
-_USAGE = "usage: python -m runner.retry DIR [key=value ...]"
+_USAGE = """\
+Runs the rows and samples in errors/ once more, under the settings of the job; all others stay as they are.
+
+  python -m runner.retry DIR [key=value ...]
+
+The job's settings are read from DIR; a key=value changes one for this time, such as sampling.max_tokens=2000.
+Exit codes: 0 done, 64 where DIR holds no job, and the others of the run.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,17 +28,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _retry(arguments: list[str], stop: StopFlag) -> int:
     from runner.cli.compose import recompose
-    from runner.errors import ConfigError
+    from runner.cli.folder import wants_help
+    from runner.errors import ConfigError, ExitCode
     from runner.output import recorded_job
     from runner.report.log import log_to_stderr
     from runner.run import run
 
-    if not arguments:
-        raise ConfigError(_USAGE)
+    if wants_help(arguments):
+        sys.stdout.write(_USAGE)
+        return ExitCode.DONE
     folder = Path(arguments[0]).resolve()
     job = recorded_job(folder)
     if job is None:
-        raise ConfigError(f"{arguments[0]}: there is no job of this runner; {_USAGE}")
+        raise ConfigError(f"{arguments[0]}: no job of this runner is here; give the folder that holds .runner/")
     if not job.command:
         raise ConfigError(f"{arguments[0]}: its settings are not recorded; run its command with rerun.error_code=[any]")
     own = {"output.dir": str(folder), "output.overwrite": False, "launch.kind": "none", "partition": "0/1"}

@@ -6,26 +6,25 @@ import sys
 import time
 from collections.abc import Iterator
 
-from runner.errors import ExitCode, RunnerError
+from runner.cli.folder import main
+from runner.errors import ExitCode
 from runner.output import Attempt, Survey, Surveyor
 from runner.report.plain import one_line
 from runner.report.progress import duration
 
-_USAGE = "usage: python -m runner.status DIR\n"
+_USAGE = """\
+Shows how far a job is, and each of its partitions: rows, rate, last sign of life, time left. While it runs and after.
+
+  python -m runner.status DIR
+
+Exit codes: 0 shown, 64 a folder without a job, 65 a damaged record.
+"""
 _HEAD = ("partition", "task", "process", "state", "rows", "rate", "last sign", "ETA")
 
 
-def main(arguments: list[str]) -> int:
-    """0 with one line a partition, 64 for a folder without a job, 65 for a damaged record."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        sys.stdout.write(_USAGE)
-        return ExitCode.REFUSED
-    try:
-        survey = Surveyor(arguments[0]).look()
-    except RunnerError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    sys.stdout.write("\n".join(describe(survey, time.time())) + "\n")
+def status(folder: str) -> int:
+    """Prints the job and its partitions. Raises RunnerError for a folder without a job or with a damaged record."""
+    sys.stdout.write("\n".join(describe(Surveyor(folder).look(), time.time())) + "\n")
     return ExitCode.DONE
 
 
@@ -92,4 +91,4 @@ def _state(attempt: Attempt, left: int | None, is_done: bool) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], _USAGE, status))

@@ -5,24 +5,24 @@ from __future__ import annotations
 import logging
 import sys
 
-from runner.errors import DamageError, ExitCode, RunnerError
+from runner.cli.folder import main
+from runner.errors import DamageError, ExitCode
 from runner.output.verification import Report, verify
 
 _log = logging.getLogger("runner.verify")
-_USAGE = "usage: python -m runner.verify DIR"
+_USAGE = """\
+Checks an output folder from its files alone: every row exactly once, counts, SHA-256, schema, leftovers.
+
+  python -m runner.verify DIR
+
+Exit codes: 0 whole, 64 no output folder, 65 damaged (each damage is named), 73 a run is active.
+"""
 
 
-def main(arguments: list[str]) -> int:
-    """0 when the folder is whole, 65 with each damage named, 73 while a run is active, 64 for another folder."""
+def check(folder: str) -> int:
+    """Names what is damaged. Raises RunnerError for another folder and while a run is active."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    if len(arguments) != 1:
-        _log.error(_USAGE)
-        return ExitCode.REFUSED
-    try:
-        report = verify(arguments[0])
-    except RunnerError as error:
-        _log.error(error)
-        return error.exit_code
+    report = verify(folder)
     log_report(report, _log)
     return DamageError.exit_code if report.damages else ExitCode.DONE
 
@@ -45,4 +45,4 @@ def log_report(report: Report, log: logging.Logger) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], _USAGE, check))

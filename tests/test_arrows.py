@@ -41,10 +41,10 @@ ALLOWED = {
     "preflight": {"cli", "run", "report"},
     "profile": {"cli", "run", "report", "engine", "models"},
     "export": {"output"},
-    "repair": {"output", "report", "verify"},
+    "repair": {"cli", "output", "report", "verify"},
     "retry": {"__main__", "cli", "run", "report", "signals", "output"},
-    "status": {"output", "report"},
-    "verify": {"output", "report"},
+    "status": {"cli", "output", "report"},
+    "verify": {"cli", "output", "report"},
     "__init__": set(),
 }
 BASE_ONLY_STANDARD_LIBRARY = {"types", "errors", "seeds"}
