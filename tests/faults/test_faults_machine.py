@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fault_checker import check_readable, check_whole, contents
 from faulty_disk import Dead, DyingDisk
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tiny_job import result_of, run_job, tiny_spec
@@ -109,7 +109,7 @@ class Life(RuleBasedStateMachine):
         shutil.rmtree(self.base)
 
 
-def run_machine(reference, examples, steps):
+def run_machine(reference, examples, steps, phases=tuple(Phase)):
     machine = type("Life", (Life,), {"reference": reference})
     options = settings(
         max_examples=examples,
@@ -117,6 +117,7 @@ def run_machine(reference, examples, steps):
         deadline=None,
         suppress_health_check=list(HealthCheck),
         database=None,
+        phases=phases,
     )
     machine.TestCase.settings = options
     case = machine.TestCase()
@@ -139,7 +140,7 @@ def test_the_machine_sees_a_lost_row(reference, monkeypatch):
 
     monkeypatch.setattr(journal.JournalWriter, "append", lambda self, batch: None)
     with pytest.raises(AssertionError):
-        run_machine(reference, examples=60, steps=40)
+        run_machine(reference, examples=60, steps=40, phases=[Phase.generate])
 
 
 def test_the_reference_is_deterministic(tmp_path, reference):

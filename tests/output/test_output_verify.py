@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -12,6 +13,7 @@ from tiny_job import result_of
 
 from runner import repair as repair_command
 from runner import verify as verify_command
+from runner.cli.folder import main
 from runner.errors import DamageError
 from runner.output import Output
 from runner.output.commits import read_commits
@@ -149,18 +151,25 @@ def test_lines_that_are_there_twice_are_found_behind_a_right_hash(whole, spec):
     assert list(row_faults(commit, data, None, spec.columns))
 
 
+def run_verify(folder: Path) -> int:
+    return main([str(folder)], verify_command._USAGE, verify_command.check)
+
+
+def run_repair(folder: Path) -> int:
+    return main([str(folder)], repair_command._USAGE, repair_command.mark)
+
+
 def test_commands_say_what_they_found(whole, caplog):
     caplog.set_level("INFO")
-    assert verify_command.main([str(whole)]) == 0
+    assert run_verify(whole) == 0
     damage_flip(whole)
-    assert verify_command.main([str(whole)]) == 65
+    assert run_verify(whole) == 65
     assert "data/part-00002.arrow: its SHA-256" in caplog.text
-    assert repair_command.main([str(whole)]) == 0
-    assert verify_command.main([str(whole / "data")]) == 64
-    assert verify_command.main([]) == 64
+    assert run_repair(whole) == 0
+    assert run_verify(whole / "data") == 64
 
 
-def test_commands_wait_for_an_active_run(whole, caplog):
+def test_commands_wait_for_an_active_run(whole, capsys):
     script = (
         "import fcntl, os, sys; fd = os.open(sys.argv[1], os.O_RDWR); fcntl.lockf(fd, fcntl.LOCK_EX); "
         "print('held', flush=True); sys.stdin.read()"
@@ -168,11 +177,11 @@ def test_commands_wait_for_an_active_run(whole, caplog):
     command = [sys.executable, "-c", script, str(whole / ".runner/locks/0-of-1.lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
-        assert verify_command.main([str(whole)]) == 73
-        assert repair_command.main([str(whole)]) == 73
-        assert "a run is active" in caplog.text
+        assert run_verify(whole) == 73
+        assert run_repair(whole) == 73
+        assert "a run is active" in capsys.readouterr().err
         holder.stdin.close()
-    assert verify_command.main([str(whole)]) == 0
+    assert run_verify(whole) == 0
 
 
 def test_the_job_record_is_checked(whole, spec):

@@ -112,7 +112,7 @@ def test_a_retry_runs_only_the_quarantined(tmp_path: Path) -> None:
 
 
 def test_retry_refuses_what_is_no_job(tmp_path: Path) -> None:
-    for arguments in ((), (str(tmp_path),), (str(tmp_path), "sampling.temprature=1")):
+    for arguments in ((str(tmp_path),), (str(tmp_path), "sampling.temprature=1")):
         code, out, err = command(tmp_path, *arguments, module="runner.retry")
         assert code == 64 and not out and len(err.strip().splitlines()) == 1, err
 

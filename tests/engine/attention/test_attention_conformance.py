@@ -127,7 +127,7 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 def test_backend_matches_on_random_steps(backend_name: str, case: Case) -> None:
     if case.decode or case.prefill or case.padding_rows:
