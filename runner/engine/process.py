@@ -6,16 +6,20 @@ interpreter lock, and because a crashed or hung accelerator context can be ended
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from runner.engine.wire import PARENT_SIGNALS, Abort, Close, CloseInput, DropWaiting, Failed, Progress, Ready, Submit
 from runner.errors import ConfigError, EngineError, ExitCode
@@ -31,7 +35,8 @@ class EngineProcess:
     The child starts at once and loads its model while the caller goes on; the first `submit` waits for it.
     ``settings`` is what `runner.engine.serve` builds the engine from; it is pickled. Every method raises
     EngineError once the child has died, sent nothing for ``watchdog_seconds``, or failed; ConfigError when it
-    refused the model or the settings.
+    refused the model or the settings. Loading may take any time; a step may not. The child ends with this process,
+    however that ends, but not with the thread that made it.
     """
 
     def __init__(self, settings: object, watchdog_seconds: float = 600.0) -> None:
@@ -44,16 +49,8 @@ class EngineProcess:
         environment = os.environ | {"PYTHONPATH": path, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
         # Prompts of any length come and go: fixed segments would fragment what the KV cache leaves.
         environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-        # The child inherits the mask: a Ctrl-C while it still imports would end it with a traceback.
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, PARENT_SIGNALS)
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "runner.engine.serve", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
-                env=environment,
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        command = [sys.executable, "-m", "runner.engine.serve", str(theirs.fileno()), str(os.getpid())]
+        self._process = _start(command, pass_fds=[theirs.fileno()], env=environment)
         theirs.close()
         self._connection = Connection(ours.detach())
         self._readable = select.poll()
@@ -148,3 +145,27 @@ class EngineProcess:
         code = self._process.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         return EngineError(f"the engine process {how}")
+
+
+def _start(command: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
+    """Starts the child from a thread that lives as long as the child.
+
+    The kernel ends an engine with the thread that started it (see `runner.engine.serve`), and the caller's may be one
+    of a pool that ends while the engine is still wanted. This one ends early only with the whole process.
+    """
+    started: Future[subprocess.Popen[bytes]] = Future()
+
+    def keep() -> None:
+        # The child inherits the mask: a Ctrl-C while it still imports would end it with a traceback.
+        signal.pthread_sigmask(signal.SIG_BLOCK, PARENT_SIGNALS)
+        try:
+            process = subprocess.Popen(command, **how)
+        except BaseException as error:  # noqa: BLE001 - it is the caller's
+            started.set_exception(error)
+            return
+        started.set_result(process)
+        with contextlib.suppress(ChildProcessError):  # it has ended, and the caller has collected its exit code
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+
+    threading.Thread(target=keep, name="engine-keeper", daemon=True).start()
+    return started.result()

@@ -13,20 +13,26 @@ import time
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
-from runner.engine.build import build_core
-from runner.engine.core import EngineCore
 from runner.engine.settings import EngineSettings
 from runner.engine.wire import PARENT_SIGNALS, Abort, Close, CloseInput, DropWaiting, Failed, Progress, Ready, Submit
 from runner.errors import RunnerError
-from runner.types import Sample, TokenChunk
+from runner.types import EngineStats, Sample, TokenChunk
+
+if TYPE_CHECKING:
+    from runner.engine.core import EngineCore
 
 _HEARTBEAT_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1
 
 
 class _Sender(threading.Thread):
-    """Sends in the background, so that a parent that is slow to read never stops the step loop."""
+    """Sends in the background, so that a parent that is slow to read never stops the step loop.
+
+    Until the first message it gives the signs of life itself: loading may take any time. From then on they are the
+    step loop's, so that a step that hangs is missed.
+    """
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(name="sender", daemon=True)
@@ -42,11 +48,23 @@ class _Sender(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        while (message := self._queue.get()) is not None:
+        message = self._first()
+        while message is not None:
+            self._send(message)
+            message = self._queue.get()
+
+    def _first(self) -> object:
+        while True:
             try:
-                self._connection.send(message)
-            except OSError:
-                os._exit(1)  # the parent is gone: there is nobody left to work for
+                return self._queue.get(timeout=_HEARTBEAT_SECONDS)
+            except queue.Empty:
+                self._send(Progress.pack([], EngineStats()))
+
+    def _send(self, message: object) -> None:
+        try:
+            self._connection.send(message)
+        except OSError:
+            os._exit(1)  # the parent is gone: there is nobody left to work for
 
 
 class Server:
@@ -97,7 +115,10 @@ class Server:
 
 
 def _die_with(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent ends, however it ends."""
+    """Asks the kernel to kill this process when its parent ends, however it ends and whatever this process does then.
+
+    To the kernel the parent is the thread that started us; `EngineProcess` keeps that one alive.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)  # it ended before we asked
@@ -113,6 +134,8 @@ def main(descriptor: int, parent: int) -> None:
     try:
         settings = connection.recv()
         assert isinstance(settings, EngineSettings)
+        from runner.engine.build import build_core  # torch: loading it may take minutes, under all of the above
+
         core = build_core(settings)
         sender.put(Ready())
         Server(core, connection, sender).run()

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import Pipe
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_models import save_tiny_model, tiny_model
+from tiny_models import save_tiny_model
 
 from runner.config import EngineConfig, LoadFormat, ModelSettings
-from runner.engine import Engine, EngineProcess, EngineSettings
+from runner.engine import EngineProcess, EngineSettings
+from runner.engine.serve import _HEARTBEAT_SECONDS, _Sender
+from runner.engine.wire import Progress, Ready
 from runner.errors import ConfigError, EngineError
 from runner.models import resolve_model
 from runner.types import EngineRequest, FinishReason, Sample, SamplingParams
@@ -51,64 +58,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_the_library_gives_what_generate_gives(folder: Path) -> None:
-    with Engine(str(folder), max_num_seqs=4, cpu_kv_cache_gib=0.1) as engine:
-        params = SamplingParams(max_tokens=16, temperature=0.0)
-        outputs = engine.generate(["hello there", "some other words", [5, 6, 7]], params)
-        chat = engine.chat([{"role": "user", "content": "hi"}], params)
-        stopped = engine.generate(
-            "hello there",
-            SamplingParams(max_tokens=400, temperature=0.0, ignore_eos=True, stop=(outputs[0].outputs[0].text[4:6],)),
-        )
-    import torch
-
-    model = tiny_model("llama")
-    for output in outputs:
-        ids = torch.tensor([output.prompt_token_ids])
-        whole = model.generate(ids, max_new_tokens=16, do_sample=False, eos_token_id=2, pad_token_id=0)
-        assert output.outputs[0].token_ids == whole[0, ids.shape[1] :].tolist()
-    assert "<|im_start|>user" in chat[0].prompt
-    assert stopped[0].outputs[0].finish_reason == "stop"
-    assert stopped[0].outputs[0].text == outputs[0].outputs[0].text[: len(stopped[0].outputs[0].text)]
-
-
-def test_the_library_takes_vllms_spellings_and_refuses_what_cannot_work(folder: Path) -> None:
-    def text(stop: object) -> str:
-        params = SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True, stop=stop)  # type: ignore[arg-type]
-        return engine.generate("hello there", params)[0].outputs[0].text
-
-    with Engine(str(folder), max_num_seqs=4, cpu_kv_cache_gib=0.1) as engine:
-        stop = text(())[4:7]
-        assert text(stop) == text([stop]) == text((stop,))  # one string, not its letters
-        with pytest.raises(ConfigError, match=r"SamplingParams\.temperature=-1"):
-            engine.generate("hello", SamplingParams(temperature=-1))
-        with pytest.raises(ConfigError, match="prompt 1: token ids go from 0 to"):
-            engine.generate([[5], [10**7]])
-
-
-def test_a_seed_of_the_callers_own_does_not_depend_on_the_place_of_the_prompt(folder: Path) -> None:
-    params = SamplingParams(max_tokens=8, ignore_eos=True, seed=42)
-    with Engine(str(folder), max_num_seqs=4, cpu_kv_cache_gib=0.1) as engine:
-        alone = engine.generate("some words", params)[0]
-        second = engine.generate(["hello there", "some words"], params)[1]
-    assert alone.outputs[0].token_ids == second.outputs[0].token_ids
-
-
-def test_answers_of_an_interrupted_call_do_not_reach_the_next(folder: Path) -> None:
-    params = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
-    with Engine(str(folder), max_num_seqs=4, cpu_kv_cache_gib=0.1) as engine:
-        expected = engine.generate("hello there", params)[0].outputs
-        poll, engine._client.poll = engine._client.poll, _interrupt  # type: ignore[method-assign]
-        with pytest.raises(KeyboardInterrupt):
-            engine.generate(["some other words", "and more"], params)
-        engine._client.poll = poll  # type: ignore[method-assign]
-        assert engine.generate("hello there", params)[0].outputs == expected
-
-
-def _interrupt(timeout: float) -> list[Sample]:
-    raise KeyboardInterrupt
-
-
 def test_an_aborted_sample_comes_back_with_what_it_has(process: EngineProcess) -> None:
     process.submit([EngineRequest(i, [5, 6], FOREVER, (0,), stream=True) for i in range(2)])
     while not process.poll(1.0):
@@ -144,6 +93,46 @@ def test_a_hung_engine_is_ended(folder: Path) -> None:
         collect(engine, 1)
     engine.close()
     assert not alive(engine.pid)
+
+
+@dataclass
+class SlowSettings:
+    """Settings that take a while to reach the engine, as a large model takes a while to load."""
+
+    settings: EngineSettings
+    seconds: float
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return operator.getitem, ([self.settings, Pause(self.seconds)], 0)
+
+
+@dataclass
+class Pause:
+    seconds: float
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return time.sleep, (self.seconds,)
+
+
+def test_an_engine_that_loads_gives_signs_of_life(folder: Path) -> None:
+    engine = EngineProcess(SlowSettings(settings_for(folder), 3.0))
+    started = engine._heard
+    while engine._heard == started:
+        engine._receive(1.0)
+    assert not engine._ready
+    engine.submit([])
+    engine.close()
+
+
+def test_only_steps_give_signs_of_life_once_it_has_loaded() -> None:
+    ours, theirs = Pipe()
+    sender = _Sender(theirs)
+    assert isinstance(ours.recv(), Progress)
+    sender.put(Ready())
+    while not isinstance(ours.recv(), Ready):
+        pass
+    assert not ours.poll(4 * _HEARTBEAT_SECONDS)
+    sender.finish()
 
 
 def test_an_idle_engine_gives_signs_of_life(process: EngineProcess) -> None:
@@ -184,6 +173,37 @@ def test_the_engine_dies_with_its_parent(folder: Path) -> None:
     while alive(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(child)
+
+
+def test_the_engine_outlives_the_thread_that_made_it(folder: Path) -> None:
+    made: list[EngineProcess] = []
+
+    def make() -> None:
+        made.append(EngineProcess(settings_for(folder)))
+        made[0].submit([])
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    made[0].submit([EngineRequest(0, [5, 6], FOREVER, (0,))])
+    assert len(collect(made[0], 1)[0].token_ids) == 400
+    made[0].close()
+
+
+def test_what_starts_the_engine_ends_with_it(folder: Path) -> None:
+    before = threading.active_count()
+    engine = EngineProcess(settings_for(folder))
+    engine.close()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+def test_an_engine_that_cannot_be_started_says_so_to_its_caller(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with pytest.raises(FileNotFoundError):
+        EngineProcess(settings_for(folder))
 
 
 def test_a_model_that_cannot_be_served_is_refused_through_the_boundary(tmp_path: Path) -> None:
