@@ -17,7 +17,7 @@ from typing import Any
 
 from runner.config import InputConfig, JobConfig
 from runner.errors import ConfigError
-from runner.types import Completion, Job
+from runner.types import Completion, Job, Refused
 
 REGISTERED: Mapping[str, str] = MappingProxyType(
     {
@@ -50,18 +50,20 @@ class LoadedJob:
     def parse(self, row: dict[str, Any], completion: Completion) -> dict[str, Any] | None:
         """One value per declared column, null where the job gave none; None drops the sample.
 
-        Raises ConfigError when the job gives a value that no column declares: the schema is fixed before the run.
-        The job reads a copy of the row: what it does to it must not reach the output.
+        Raises Refused when the job gives what cannot be written, such as a value that no column declares: the schema
+        is fixed before the run. The job reads a copy of the row: what it does to it must not reach the output.
         """
         with _exits_are_errors():
             values = self.read(copy.deepcopy(row), completion)
         if values is None:
             return None
         if not isinstance(values, dict):
-            raise ConfigError(f"{self.origin}: parse returned {type(values).__name__}; return a dict or None")
+            reason = f"{self.origin}: parse returned {type(values).__name__}; return a dict or None"
+            raise Refused(reason, code="parse_type")
         if extra := values.keys() - self.columns.keys():
             name = sorted(map(str, extra))[0]
-            raise ConfigError(f'{self.origin}: parse returned {name!r}; declare it: columns = {{"{name}": "string"}}')
+            reason = f'{self.origin}: parse returned {name!r}; declare it: columns = {{"{name}": "string"}}'
+            raise Refused(reason, code="parse_column")
         return {name: values.get(name) for name in self.columns}
 
 
@@ -102,9 +104,14 @@ def _registered(kind: str) -> tuple[str, ModuleType, bytes]:
 def _from_file(name: str) -> tuple[str, ModuleType, bytes]:
     """Runs the user's file; what is hashed is exactly what ran."""
     origin, path = f"job.module={name}", Path(name).expanduser().resolve()
-    if not path.is_file():
-        raise ConfigError(f"{origin}: no such file ({path}); give the path of a Python file, from the current folder")
-    source = path.read_bytes()
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        is_absent = isinstance(error, FileNotFoundError | IsADirectoryError)
+        reason = "no such file" if is_absent else error.strerror
+        raise ConfigError(
+            f"{origin}: {reason} ({path}); give the path of a Python file, from the current folder"
+        ) from None
     module = ModuleType(_MODULE_NAME)
     module.__file__ = str(path)
     sys.modules[_MODULE_NAME] = module  # dataclasses and pickle look a class's module up here

@@ -68,10 +68,12 @@ class SamplingParams:
 
 @dataclass(slots=True)
 class SourceRow:
-    """One readable input row. ``values`` are the source columns as Python objects."""
+    """One readable input row. ``values`` are the source columns as Python objects; ``line`` counts from 1."""
 
     row_id: int
     values: dict[str, Any]
+    file: str | None = field(default=None, compare=False)
+    line: int | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
@@ -248,21 +250,17 @@ class EngineClient(Protocol):
 
     def abort(self, samples: Sequence[SampleKey]) -> None:
         """Ends samples: each comes back as ABORT with what it has, unless it has ended already."""
-        ...
 
     def drop_waiting(self) -> None:
         """Ends, as ABORT, the samples that have not started: the run is to stop and only what runs may finish."""
-        ...
 
     def close_input(self) -> None:
         """No more requests will come for now: what waits is reordered so that the tail is short."""
-        ...
 
     def stats(self) -> EngineStats: ...
 
     def kill(self) -> None:
         """Ends the engine at once, whatever it is doing; `close` comes after."""
-        ...
 
     def close(self) -> None: ...
 
@@ -277,9 +275,8 @@ class Job(Protocol):
     """What to ask and how to read the answer; `jobs` holds the registered ones.
 
     ``columns`` declares the parsed columns: name to Arrow type name ("string", "int64", "list<string>", ...).
-    ``code`` is the hash of the job's source file, for the fingerprint (``job.code``).
-    ``prompt`` returns the prompt of a row: a string, a list of messages, a list of token ids, a list of such
-    (the row is split into several requests), or None to drop the row. ``parse`` returns the values of
+    ``code`` is the hash of the job's source file. ``prompt`` returns the prompt of a row: a string, a list of messages
+    or of token ids, a list of such (one request each), or None to drop the row. ``parse`` returns the values of
     ``columns`` for one completion, or None to drop the sample. Either raises `Refused` with a reason.
     """
 

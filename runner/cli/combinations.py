@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from runner.config import KeepPrompt, LoadFormat, RunnerConfig
+from runner.config import KeepPrompt, RunnerConfig
 from runner.errors import ConfigError
-from runner.limits import LIMITS, beyond_limits, engine_conflicts
+from runner.limits import LIMITS, beyond_limits, engine_conflicts, model_conflicts
 from runner.text import resolve_sampling
 from runner.types import FinishReason
 
 _REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+MAX_NAME_BYTES = 200  # most file systems stop at 255, and what is named after the job adds to it
 _ENDINGS = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.REPETITION)
 _PARTITION = re.compile(r"(\d+)/(\d+)")
 
@@ -28,7 +30,7 @@ def _problems(config: RunnerConfig) -> Iterator[str]:
     for section in LIMITS:
         yield from beyond_limits(section, getattr(config, section))
     yield from _job(config)
-    yield from _model(config)
+    yield from model_conflicts(config.model)
     yield from engine_conflicts(config.engine)
     yield from _output(config)
     yield from _rerun(config)
@@ -37,6 +39,8 @@ def _problems(config: RunnerConfig) -> Iterator[str]:
 
 def _job(config: RunnerConfig) -> Iterator[str]:
     job = config.job
+    if len(os.fsencode(job.name)) > MAX_NAME_BYTES:
+        yield f"job.name={job.name[:40]}...: it names a folder and has over {MAX_NAME_BYTES} bytes; give a shorter one"
     if not job.name.strip(". ") or re.search(r"[/\\\x00-\x1f]", job.name):
         yield f"job.name={job.name!r}: it names a folder, so no slash and not empty; another place is output.dir=..."
     if job.template is not None and job.template_file is not None:
@@ -47,16 +51,6 @@ def _job(config: RunnerConfig) -> Iterator[str]:
         yield "job.system_prompt: needs a conversation, and job.chat=false completes raw text; drop one of the two"
     if not job.chat and job.chat_template_kwargs:
         yield "job.chat_template_kwargs: needs the chat template, and job.chat=false has none; drop one of the two"
-
-
-def _model(config: RunnerConfig) -> Iterator[str]:
-    model = config.model
-    if not model.path.strip():
-        yield "model.path: empty; give a hub id, a local folder or a .gguf file"
-    if model.trust_remote_code and model.revision is None:
-        yield "model.trust_remote_code=true: runs the repository's code, so pin it with model.revision=COMMIT"
-    if model.adapter is not None and model.load_format is LoadFormat.dummy:
-        yield f"model.adapter={model.adapter}: has no meaning over random weights (model.load_format=dummy)"
 
 
 def _output(config: RunnerConfig) -> Iterator[str]:
@@ -70,8 +64,15 @@ def _output(config: RunnerConfig) -> Iterator[str]:
     if not output.dir.strip():
         yield "output.dir: empty; give a folder"
     folder = Path(output.dir).expanduser()
+    if "\0" in output.dir:
+        yield f"output.dir={output.dir!r}: no name holds a NUL character; remove it"
     for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
+        try:
+            is_file = path.exists() and not path.is_dir()
+        except OSError as error:
+            yield f"output.dir={output.dir}: {error.strerror}; give a folder that can be made"
+            return
+        if is_file:
             yield f"output.dir={output.dir}: {path} is a file; give a folder, or a name that is free"
     if output.keep_prompt is KeepPrompt.messages and not config.job.chat:
         yield "output.keep_prompt=messages: job.chat=false has no conversation to keep; use prompt or none"

@@ -23,6 +23,7 @@ from runner.config import RunnerConfig
 from runner.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
+_OF_A_LIST = re.compile(r"\[\d+\]$")
 CONF = ROOT / "conf"
 PACKAGE = "package:"
 
@@ -99,6 +100,7 @@ def _explain(error: Exception, arguments: list[str]) -> ConfigError:
     if isinstance(error, YAMLError):
         return ConfigError(f"a preset is not valid YAML: {' '.join(lines)}")
     key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), None)
+    key = key and _OF_A_LIST.sub("", key)
     where = f"{lines.pop(0).partition(':')[0]}, " if lines[0].endswith("raised while composing config:") else ""
     if key is None:
         return ConfigError(where + lines[0])
@@ -113,7 +115,8 @@ def _reason(message: str) -> str:
     """OmegaConf's reason without the words that only a programmer needs."""
     if "is not Optional" in message:
         return "null is no value here"
-    message = re.sub(r"^Value '.*' of type '(\w+)' could not be converted to (\w+)", r"a \1 is not a valid \2", message)
+    message = re.sub(r"^Value ('.*') of type '\w+' could not be converted to ", r"\1 is not ", message)
+    message = message.replace("is not Integer", "is not an integer").replace("is not Float", "is not a number")
     return message.replace("is not a ListConfig, list or tuple.", "is not a list, write [a,b]")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -106,12 +107,24 @@ def _whole_argument_hint(argument: str, presets: Presets) -> str:
     return f"did you mean {near}=...?" if near else "`python -m runner --help` shows how"
 
 
+def _refuse_nested_item(item: object, name: str) -> None:
+    """OmegaConf looks at the items of a list only where they are single values; the item may hold a secret."""
+    key = known_keys().get(name)
+    if key is not None and key.type is not Any and isinstance(item, list | dict):
+        kind = "list" if isinstance(item, list) else "dict"
+        raise ConfigError(f"{name}: an item of its list is a {kind}, not a single value; {name} takes {key.type_name}")
+
+
 def refuse_nested(value: object, name: str = "") -> None:
-    """Walks a composed tree: no _target_, no secret, also none of the environment, whichever file they came from."""
+    """Walks a composed tree, whichever files it came from.
+
+    No _target_, no secret, also none of the environment, and in a list of single values nothing else.
+    """
     if isinstance(value, str) and _SECRET_OF_ENVIRONMENT.search(value):
         raise ConfigError(f"{name}: it takes a secret from the environment; {_SECRET_ADVICE}")
     if isinstance(value, list):
         for item in value:
+            _refuse_nested_item(item, name)
             refuse_nested(item, name)
     if isinstance(value, dict):
         for key, item in value.items():

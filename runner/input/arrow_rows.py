@@ -21,7 +21,7 @@ def rows_of(batch: pa.RecordBatch, schema: pa.Schema, first_row_id: int, path: s
         return
     names = schema.names
     for row_id, values in enumerate(zip(*columns, strict=True), first_row_id):
-        yield SourceRow(row_id, dict(zip(names, values, strict=True)))
+        yield SourceRow(row_id, dict(zip(names, values, strict=True)), path)
 
 
 def _one_by_one(batch: pa.RecordBatch, first_row_id: int, path: str) -> Iterator[SourceRow | RowError]:
@@ -33,7 +33,7 @@ def _one_by_one(batch: pa.RecordBatch, first_row_id: int, path: str) -> Iterator
         except UnicodeDecodeError:
             yield read_error(first_row_id + i, "invalid_utf8", f"column {name!r} holds text that is not UTF-8", path)
         else:
-            yield SourceRow(first_row_id + i, values)
+            yield SourceRow(first_row_id + i, values, path)
 
 
 def _plain(array: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from runner.text.messages import MessageError, checked_conversation, without_nulls
 from runner.types import Message
 
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 BATCH_COLUMNS = frozenset({"custom_id", "method", "url", "body"})
 _CHAT_URL, _TEXT_URL = "/v1/chat/completions", "/v1/completions"
 _NO_EFFECT = frozenset({"model", "messages", "prompt", "tools", "user", "metadata", "store", "safety_identifier",
@@ -46,47 +45,13 @@ class Ask:
 
 def checked_messages(value: Any, system_prompt: str | None = None) -> list[Message]:
     """A conversation that chat templates take; raises PromptError naming the message that is malformed."""
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise PromptError("malformed_messages", "messages must be a list of at least one message")
-    messages = [_checked_message(i, message) for i, message in enumerate(value)]
+    try:
+        messages = checked_conversation(value)
+    except MessageError as error:
+        raise PromptError("malformed_messages", str(error)) from None
     if system_prompt is not None and messages[0]["role"] not in ("system", "developer"):
         messages.insert(0, {"role": "system", "content": system_prompt})
     return messages
-
-
-def _checked_message(index: int, message: Any) -> Message:
-    if not isinstance(message, dict):
-        raise PromptError("malformed_messages", f"messages[{index}] is not an object with role and content")
-    role, content = message.get("role"), message.get("content")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise PromptError(
-            "malformed_messages", f"messages[{index}].role is {role!r}; known are {', '.join(sorted(_ROLES))}"
-        )
-    kept = {key: _without_nulls(value) for key, value in message.items() if value is not None}
-    if content is None:
-        if role == "assistant" and kept.get("tool_calls"):
-            return kept
-        raise PromptError("malformed_messages", f"messages[{index}] has no content")
-    kept["content"] = content if isinstance(content, str) else _joined_parts(index, content)
-    return kept
-
-
-def _joined_parts(index: int, content: Any) -> str:
-    """OpenAI's list of content parts, which must all be text."""
-    parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in parts]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise PromptError("malformed_messages", f"messages[{index}].content is neither a string nor text parts")
-    return "\n".join(texts)  # type: ignore[arg-type]
-
-
-def _without_nulls(value: Any) -> Any:
-    """Arrow fills absent fields of nested objects with null; templates tell absent from null."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    return value
 
 
 def ask_of_batch_line(row: dict[str, Any]) -> Ask:
@@ -97,14 +62,14 @@ def ask_of_batch_line(row: dict[str, Any]) -> Ask:
             "unsupported_request", f"{row.get('method')} {url} is not supported; use POST {_CHAT_URL} or {_TEXT_URL}"
         )
     for name, default in _ONLY_AS_DEFAULT.items():
-        if body.get(name) is not None and _without_nulls(body[name]) != default:
+        if body.get(name) is not None and without_nulls(body[name]) != default:
             raise PromptError("unsupported_request", f"body.{name}={body[name]!r} is not supported; leave it out")
     prompt = body.get("messages" if url == _CHAT_URL else "prompt")
     if prompt is None:
         raise PromptError("prompt_null", f"body has no {'messages' if url == _CHAT_URL else 'prompt'}")
     kwargs = dict(as_object(body.get("chat_template_kwargs") or {}, "body.chat_template_kwargs"))
     if body.get("tools"):
-        kwargs["tools"] = _without_nulls(body["tools"])
+        kwargs["tools"] = without_nulls(body["tools"])
     return Ask(prompt, _batch_sampling(body), kwargs)
 
 

@@ -82,7 +82,7 @@ def _expand_entry(entry: Any) -> Iterator[str]:
         yield from list_remote(text)
         return
     path = Path(text).expanduser()
-    if path.is_file():
+    if _is_file(path, text):
         yield str(path.absolute())
         return
     if path.is_dir() and is_saved_dataset(path):
@@ -99,6 +99,13 @@ def _expand_entry(entry: Any) -> Iterator[str]:
         problem = "matches no file" if glob.has_magic(text) else "does not exist"
         raise ConfigError(f"input.path={text!r} {problem} (working folder {Path.cwd()}); check the spelling")
     yield from (str(Path(match).absolute()) for match in matches)
+
+
+def _is_file(path: Path, text: str) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # a name that is too long, a loop of links, a disk that fails
+        raise ConfigError(f"input.path={text!r} cannot be looked up ({error.strerror}); correct it") from None
 
 
 def _expand_dataset(text: str) -> Iterator[str]:

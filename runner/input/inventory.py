@@ -129,13 +129,13 @@ def _scan(
         if scan.schema is not None:
             declared.append((path, scan.schema))
     observed.ids.warn()
-    schema = _freeze(declared, observed)
+    schema = _freeze(declared, observed, config.prompt_column)
     return tuple(entries), project(schema, config.columns) if schema.names else schema
 
 
-def _freeze(declared: list[tuple[str, pa.Schema]], observed: Observed) -> pa.Schema:
+def _freeze(declared: list[tuple[str, pa.Schema]], observed: Observed, prompt_column: str) -> pa.Schema:
     if not declared:
-        return observed.schema()
+        return observed.schema(prompt_column)
     schema = unite(declared)
     unknown = [name for name in observed.fields if name not in schema.names]
     if unknown:

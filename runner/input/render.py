@@ -20,7 +20,7 @@ from runner.input.conversation import (
 )
 from runner.input.drafts import Draft, fill_ids, fit
 from runner.input.template import TemplateError, load_template
-from runner.text import ChatError, override_sampling, resolve_tokens
+from runner.text import ChatError, as_in_source, override_sampling, resolve_tokens
 from runner.text.interface import PromptTokenizer
 from runner.types import Job, Refused, Request, RowError, SamplingParams, SourceRow, Stage
 
@@ -104,6 +104,7 @@ class Renderer:
                 yield self._error(row, Stage.RENDER, error.code, str(error), index, sampling.n)
 
     def _asked(self, row_values: dict[str, Any]) -> tuple[Ask, SamplingParams]:
+        row_values = as_in_source(row_values)
         values = copy.deepcopy(row_values)  # what a job does to its row must not reach the output
         try:
             ask = self._ask(values)
@@ -184,7 +185,15 @@ class Renderer:
         self, row: SourceRow, stage: Stage, code: str, message: str, index: int | None = None, num_samples: int = 1
     ) -> RowError:
         return RowError(
-            row.row_id, stage, code, message, source=row.values, request_index=index, num_samples=num_samples
+            row.row_id,
+            stage,
+            code,
+            message,
+            file=row.file,
+            line=row.line,
+            source=row.values,
+            request_index=index,
+            num_samples=num_samples,
         )
 
 

@@ -110,9 +110,12 @@ class Observed:
         bearable = max(MAX_MISFITS, MAX_MISFIT_RATE * self.kinds.total())
         return not is_nested or (self.num_fields() <= MAX_FIELDS and self.num_misfits() <= bearable)
 
-    def schema(self) -> pa.Schema:
-        """The schema of the rows whose fields were observed. Columns without one shape are carried as JSON text."""
-        return pa.schema([_column(name, child) for name, child in self.fields.items()])
+    def schema(self, prompt_column: str = "") -> pa.Schema:
+        """The schema of the rows whose fields were observed. Columns without one shape are carried as JSON text.
+
+        The prompt column is not, where strings are its most frequent kind: then what is no string is no prompt.
+        """
+        return pa.schema([_column(name, child, name == prompt_column) for name, child in self.fields.items()])
 
 
 class ObservedRows(Observed):
@@ -130,9 +133,12 @@ class ObservedRows(Observed):
             self.ids.add(name, columns[name])
 
 
-def _column(name: str, observed: Observed) -> pa.Field:
-    if observed.has_one_shape():
-        return pa.field(name, observed.arrow_type())
+def _column(name: str, observed: Observed, is_prompt: bool) -> pa.Field:
+    kind = observed.arrow_type()
+    if observed.has_one_shape() or (is_prompt and pa.types.is_string(kind)):
+        if misfits := observed.num_misfits():
+            log.warning("column %r is %s; %d values are not, and their rows go to errors/", name, kind, misfits)
+        return pa.field(name, kind)
     log.warning("column %r holds values of many shapes; it is carried as JSON text", name)
     return pa.field(name, pa.string(), metadata=_JSON_TEXT)
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from runner.input.json_lines import LineError, ParsedLines
 from runner.input.schema import is_json_text, is_projected
+from runner.text import JsonText
 
 Check = Callable[[Sequence[Any]], str | None]
 """Returns None when all values fit, else what is wrong with the first that does not."""
@@ -87,7 +88,7 @@ class RowCheck:
             return row
         row = {**self._nulls, **row}
         for name in self._json:
-            row[name] = None if row[name] is None else orjson.dumps(row[name]).decode()
+            row[name] = None if row[name] is None else JsonText(orjson.dumps(row[name]).decode())
         return row
 
 

@@ -10,7 +10,7 @@ from runner.errors import RunnerError
 from runner.report.guard import QualityGuard
 from runner.run.inflight import RowWork, Ticket
 from runner.run.stop_strings import stop_matcher
-from runner.text import ReasoningMarks, split_reasoning
+from runner.text import ReasoningMarks, as_in_source, split_reasoning
 from runner.types import (
     Completion,
     FinishReason,
@@ -97,7 +97,7 @@ class Finisher:
         result = ticket.work.result
         parsed: dict[str, Any] | None = {}
         try:
-            parsed = self._job.parse(ticket.work.row.values, completion)
+            parsed = self._job.parse(as_in_source(ticket.work.row.values), completion)
         except Refused as refusal:
             self._fail(ticket, sample, Stage.PARSE, refusal.code, str(refusal), raw=completion.text)
             return
@@ -146,6 +146,8 @@ class Finisher:
                 stage=stage,
                 code=code,
                 message=message,
+                file=ticket.work.row.file,
+                line=ticket.work.row.line,
                 raw=raw,
                 source=ticket.work.row.values,
                 request_index=ticket.request.request_index,
@@ -155,8 +157,14 @@ class Finisher:
 
 
 def _says_something(parsed: Mapping[str, Any] | None, columns: Mapping[str, str]) -> bool:
-    """False where the job refused the answer or read nothing into any of its columns; to drop one is a choice."""
-    return parsed is None or not columns or any(parsed.values())
+    """False where the job refused the answer or read nothing into any of its columns; to drop one is a choice.
+
+    0 and False are something. A job that fills a column in any case says in a column ``parsed`` whether it found one.
+    """
+    if parsed is None or not columns:
+        return True
+    sign = parsed.get("parsed")
+    return sign if isinstance(sign, bool) else any(value is not None for value in parsed.values())
 
 
 def quarantined(work: RowWork, message: str) -> RowResult:
@@ -170,6 +178,8 @@ def quarantined(work: RowWork, message: str) -> RowResult:
             stage=Stage.GENERATE,
             code="engine_crash",
             message=message,
+            file=work.row.file,
+            line=work.row.line,
             source=work.row.values,
             request_index=request_index,
             sample_index=sample_index,

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _FROM_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _NAMES = tuple(item.name for item in fields(SamplingParams))
 _INT64 = 1 << 63
+_INT64_MAX = _INT64 - 1
 FEWEST_CYCLE_TOKENS = 3
 
 
@@ -104,12 +105,14 @@ def _bad(key: str, value: Any, fix: str) -> ConfigError:
     return ConfigError(f"{key}={value!r}: must be {fix}")
 
 
-def _integer(low: int, high: int = _INT64 - 1, fix: str = "") -> Check:
+def _integer(low: int, high: int = _INT64_MAX, fix: str = "") -> Check:
     def check(key: str, value: Any) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)  # Arrow and JSON readers may widen whole numbers
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _bad(key, value, fix or f"an integer of at least {low}")
+            is_huge = high == _INT64_MAX and isinstance(value, int) and value > high
+            upper = f", and at most {high}" if is_huge else ""
+            raise _bad(key, value, (fix or f"an integer of at least {low}") + upper)
         return value
 
     return check

@@ -10,6 +10,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from input_support import USER
 
 from runner.config import InputConfig
 from runner.errors import ConfigError
@@ -87,7 +88,19 @@ def test_values_of_many_shapes_are_carried_as_json_text(values: list[Any], tmp_p
     rows = list(InventoryReader(inventory).read(0, len(values)))
     texts = [row.values["x"] for row in rows if isinstance(row, SourceRow)]
     assert inventory.schema.field("x").type == pa.string()
-    assert [None if text is None else orjson.loads(text) for text in texts] == values
+    assert [None if text is None else orjson.loads(str(text)) for text in texts] == values
+
+
+def test_a_prompt_column_stays_text_where_most_prompts_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As JSON text every good prompt would reach the model, and the output, in quotes."""
+    prompts = [[USER] if i % 10 == 9 else f'line "{i}"\nnext' for i in range(40)]
+    file = write(tmp_path, "a.jsonl", *({"ask": prompt} for prompt in prompts))
+    inventory = build_inventory(InputConfig(path=str(file), prompt_column="ask"))
+    rows = list(InventoryReader(inventory).read(0, 40))
+    good = {row.row_id: row.values["ask"] for row in rows if isinstance(row, SourceRow)}
+    assert good == {i: prompt for i, prompt in enumerate(prompts) if isinstance(prompt, str)}
+    assert {row.code for row in rows if isinstance(row, RowError)} == {"schema_mismatch"}
+    assert "column 'ask' is string; 4 values are not" in caplog.text
 
 
 def test_one_odd_row_does_not_change_the_type_of_a_nested_column(tmp_path: Path) -> None:

@@ -167,7 +167,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, dict[str, Any]]] = {
     "a folder": (lambda folder: folder, "is a folder", {}),
     "a remote address without a driver": (lambda folder: "nosuch://bucket/x.jsonl", "nosuch://bucket/x.jsonl", {}),
     "no path": (lambda folder: [], "names no file", {}),
-    "unknown suffix": (lambda folder: jsonl(folder, name="rows.txt"), "input.format=auto cannot tell", {}),
+    "unknown suffix": (
+        lambda folder: jsonl(folder, name="rows.txt"),
+        r"to one of jsonl, parquet, arrow, csv, tsv$",
+        {},
+    ),
+    "a name that is too long": (lambda folder: "x" * 300, "cannot be looked up", {}),
     "UTF-16": (lambda folder: jsonl(folder, GOOD.decode().encode("utf-16")), "is UTF-16", {}),
     "a JSON array": (lambda folder: jsonl(folder, b'[\n {"prompt": "x"}\n]'), "is one JSON array", {}),
     "a JSON array on one line": (

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from input_support import USER, FileJob, batch_line, error, render, request
+from input_support import USER, FileJob, batch_line, error, render, request, run_all
 from tiny_text import CHAT_TEMPLATE, save_tokenizer
 
 from runner.config import InputConfig, JobConfig
@@ -102,6 +106,50 @@ def test_a_template_takes_precedence_over_the_job(tokenizer: TextTokenizer) -> N
     job = FixedJob(AssertionError("never asked"))
     made = request(render(tokenizer, {"topic": "cats"}, job=job, template="On {{ topic }}", chat=False)[0])
     assert made.prompt == "On cats"
+
+
+def test_a_column_of_many_shapes_is_seen_as_the_source_holds_it(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    values = ['say "hi"', ["a", "b"], {"k": 1}] * 4
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"\n".join(orjson.dumps({"x": value}) for value in values))
+    rows, rendered, _ = run_all(file, tokenizer, template="{{ x }}", chat=False)
+    assert [request(items).prompt for items in rendered] == [str(value) for value in values]
+    assert {row.values["x"] for row in rows if isinstance(row, SourceRow)} == {
+        '"say \\"hi\\""',
+        '["a","b"]',
+        '{"k":1}',
+    }
+
+
+def test_sampling_of_many_shapes_still_overrides(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    given = [{"stop": "x"}, {"stop": ["x"]}] * 4
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"\n".join(orjson.dumps({"prompt": "a", "sampling_params": value}) for value in given))
+    _, rendered, _ = run_all(file, tokenizer)
+    assert {request(items).sampling.stop for items in rendered} == {("x",)}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("rows.jsonl", '{"prompt": "a"}\n\n{"prompt": null}\n', 3),
+        ("rows.jsonl", '{"prompt": "a"}\n{"x": [1]}\n', 2),
+        ("rows.csv", 'prompt\n"a\nb"\n' + "z" * 300 + "\n", 4),
+    ],
+)
+def test_an_error_of_rendering_says_where_its_row_stands(
+    name: str, text: str, line: int, tmp_path: Path, tokenizer: TextTokenizer
+) -> None:
+    (tmp_path / name).write_text(text)
+    _, rendered, _ = run_all(tmp_path / name, tokenizer, chat=False)
+    assert (error(rendered[1]).file, error(rendered[1]).line) == (str(tmp_path / name), line)
+
+
+def test_an_error_of_rendering_a_parquet_row_names_the_file(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    file = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"prompt": ["a", None]}), file)
+    _, rendered, _ = run_all(file, tokenizer)
+    assert (error(rendered[1]).file, error(rendered[1]).line) == (str(file), None)
 
 
 def test_chat_template_kwargs_reach_the_template(tokenizer: TextTokenizer) -> None:

@@ -140,6 +140,11 @@ def test_a_broken_file_is_refused_with_the_key_and_the_fix(write, source: str, m
     assert "\n" not in str(caught.value)
 
 
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"job\.module=x{300}: .*too long"):
+        load_job(JobConfig(name="x", module="x" * 300))
+
+
 @pytest.mark.parametrize("name", ["absent.py", "."])
 def test_what_is_no_file_is_refused(name: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -153,16 +158,19 @@ def test_a_template_replaces_the_prompt_function(write) -> None:
     assert load_job(config).parse({}, completion()) == {"n": 1}
 
 
-def test_undeclared_value_ends_the_run_with_the_line_to_add(write) -> None:
+def test_undeclared_value_is_refused_with_the_line_to_add(write) -> None:
     job = load_job(write("def prompt(row): return ''\ndef parse(row, completion): return {'extra': 1}\n"))
-    with pytest.raises(ConfigError, match=r"parse returned 'extra'; declare it: columns = \{\"extra\": \"string\"\}"):
+    line = r"parse returned 'extra'; declare it: columns = \{\"extra\": \"string\"\}"
+    with pytest.raises(Refused, match=line) as caught:
         job.parse({}, completion())
+    assert caught.value.code == "parse_column"
 
 
-def test_a_value_that_is_no_dict_ends_the_run(write) -> None:
+def test_a_value_that_is_no_dict_is_refused(write) -> None:
     job = load_job(write("def prompt(row): return ''\ndef parse(row, completion): return 'text'\n"))
-    with pytest.raises(ConfigError, match="parse returned str; return a dict or None"):
+    with pytest.raises(Refused, match="parse returned str; return a dict or None") as caught:
         job.parse({}, completion())
+    assert caught.value.code == "parse_type"
 
 
 def test_missing_value_is_null_and_none_drops(write) -> None:

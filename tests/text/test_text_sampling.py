@@ -34,6 +34,8 @@ def test_null_takes_the_models_value_then_the_default(caplog: pytest.LogCaptureF
         ("top_k", -2, "0 or -1 (off)"),
         ("min_p", 2, "from 0 (off) to 1"),
         ("max_tokens", 0, "an integer of at least 1"),
+        ("max_tokens", 1 << 63, "an integer of at least 1, and at most 9223372036854775807"),
+        ("top_k", 1 << 63, "and at most 9223372036854775807"),
         ("max_tokens", 1.5, "an integer of at least 1"),
         ("n", 0, "an integer of at least 1"),
         ("seed", 1 << 63, "a 64-bit integer"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from runner.config import InputFormat
 from runner.errors import ConfigError
 from runner.input import compression
 from runner.input.formats.arrow_ipc import ArrowFormat
@@ -22,6 +23,7 @@ FORMATS: dict[str, Format] = {
     "dataset": DatasetFormat(),
 }
 
+_SETTINGS = [kind.value for kind in InputFormat if kind is not InputFormat.auto]
 _BY_SUFFIX = {suffix: name for name, reader in FORMATS.items() for suffix in reader.suffixes}
 
 
@@ -35,6 +37,6 @@ def format_of(path: str, wanted: str = "auto") -> str:
     suffix = Path(name.stem).suffix if compression.is_compressed(path) else name.suffix
     if suffix.lower() not in _BY_SUFFIX:
         raise ConfigError(
-            f"input.format=auto cannot tell the format of {path}; set input.format to one of {', '.join(FORMATS)}"
+            f"input.format=auto cannot tell the format of {path}; set input.format to one of {', '.join(_SETTINGS)}"
         )
     return _BY_SUFFIX[suffix.lower()]

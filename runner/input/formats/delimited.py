@@ -145,4 +145,4 @@ def _row(record: _Record, header: list[str], schema: pa.Schema, span: Span, row:
     if code is not None:
         return read_error(row_id, code, message, span.path, record.number, record.raw)
     values = dict(zip(header, record.fields, strict=True))
-    return SourceRow(row_id, {name: values[name] for name in schema.names})
+    return SourceRow(row_id, {name: values[name] for name in schema.names}, span.path, record.number)

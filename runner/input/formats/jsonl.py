@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def _convert(rows: Rows, first: int, path: str, check: RowCheck) -> Iterator[Sou
     parsed = check.only_known(_parse(rows.lines))
     columns = parsed.columns
     if columns is not None and check.is_complete(columns) and not check.fit_columns(columns):
-        return map(SourceRow, count(first), parsed.rows)  # type: ignore[arg-type]
+        return map(SourceRow, count(first), parsed.rows, repeat(path), rows.numbers)  # type: ignore[arg-type]
     return _convert_each(rows, parsed.rows, first, path, check)
 
 
@@ -124,7 +124,7 @@ def _convert_each(
         if problem:
             yield read_error(row_id, "schema_mismatch", problem, path, number, line)
         else:
-            yield SourceRow(row_id, check.complete(value))
+            yield SourceRow(row_id, check.complete(value), path, number)
 
 
 def _refuse_other_text(path: str, first_row: bytes) -> None:
