@@ -97,7 +97,9 @@ class Meter:
         """
         rates = self.readings.rates()
         usage, phases = self._shares(reader, stats.device)
-        left, left_by_rows = self.seconds_left(stats), self.seconds_left_by_rows(now)
+        left_by_rows = self.seconds_left_by_rows(now)
+        # An engine in which nothing was ever seen running answers at once: its steps say nothing of the time.
+        left = self.seconds_left(stats) if self.readings.most_running() else left_by_rows
         return {
             "rows": self.rows,
             "done_rows": self.done_rows + self.rows,

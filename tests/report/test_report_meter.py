@@ -198,3 +198,9 @@ def test_metrics_hold_the_run_from_start_to_end(tmp_path: Path) -> None:
     measured = last_measured(tmp_path)
     assert measured is not None
     assert (measured.model, measured.samples, measured.mean_answer) == ("m", 3, 7.0)
+
+
+def test_the_time_left_with_an_engine_that_answers_at_once_is_that_of_the_rows() -> None:
+    shown = snapshot(completion_tokens=500, decode_seconds=9.0)
+    assert shown["seconds_left"] == shown["seconds_left_by_rows"] == 50.0
+    assert snapshot(completion_tokens=500, decode_seconds=9.0, num_running=3)["seconds_left"] != 50.0
