@@ -41,7 +41,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / f"rows-{arguments.rows}.jsonl"
     if not source.exists():
-        write_rows(source, arguments.rows)
+        write_rows(source, arguments.rows, arguments.words)
     print(f"{arguments.rows} rows, {source.stat().st_size / 2**20:.0f} MiB of JSONL")
     process = start(folder, source, arguments.settings)
     print(f"{'seconds':>8} {'rows':>10} {'rows/s':>8} {'MiB':>7}")
@@ -53,17 +53,18 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--words", type=int, help="in each prompt; default 5 to 40")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--every", type=float, default=10.0, help="seconds between two lines")
     parser.add_argument("settings", nargs="*", help="more settings of the run, key=value")
     return parser.parse_args()
 
 
-def write_rows(path: Path, num_rows: int) -> None:
-    """Prompts of 5 to 40 words, and a column beside them."""
+def write_rows(path: Path, num_rows: int, num_words: int | None = None) -> None:
+    """Prompts of 5 to 40 words, or of ``num_words``, and a column beside them."""
     with path.open("w") as file:
         for i in range(num_rows):
-            words = (WORDS[(i * 7 + k * k) % len(WORDS)] for k in range(5 + i % 36))
+            words = (WORDS[(i * 7 + k * k) % len(WORDS)] for k in range(num_words or 5 + i % 36))
             file.write(json.dumps({"prompt": " ".join(words), "number": i}) + "\n")
 
 
