@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from runner.config import EngineConfig, EngineKind
+from runner.config import EngineConfig, EngineKind, LoadFormat, ModelSettings
 
 MAX_STOP_IDS = 16  # of a request, with the model's own end-of-sequence ids
 MAX_LOGPROBS = 20  # of the best tokens at each place
@@ -71,6 +71,7 @@ LIMITS = {
         "max_unparsed": Limits(0, 1),
     },
     "metrics": {
+        "port": Limits(0, 65535),
         "seconds": Limits(0),
     },
     "preview": {
@@ -104,3 +105,13 @@ def engine_conflicts(engine: EngineConfig) -> Iterator[str]:
         )
     if engine.max_model_len is not None and engine.kind is EngineKind.transformers and engine.max_model_len < 2:
         yield f"engine.max_model_len={engine.max_model_len}: no room for a prompt and an answer"
+
+
+def model_conflicts(model: ModelSettings) -> Iterator[str]:
+    """Settings of a model that cannot work, a line each."""
+    if not model.path.strip():
+        yield "model.path: empty; give a hub id, a local folder or a .gguf file"
+    if model.trust_remote_code and model.revision is None:
+        yield "model.trust_remote_code=true: runs the repository's code, so pin it with model.revision=COMMIT"
+    if model.adapter is not None and model.load_format is LoadFormat.dummy:
+        yield f"model.adapter={model.adapter}: has no meaning over random weights (model.load_format=dummy)"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from runner.config import Device, Dtype, EngineConfig, LoadFormat, ModelSettings
 from runner.engine.process import EngineProcess
-from runner.engine.settings import EngineSettings
+from runner.engine.prompts import as_conversations, as_prompts, check_text
+from runner.engine.settings import EngineSettings, checked_type, settings_of_keywords
 from runner.errors import ConfigError
-from runner.limits import beyond_limits, engine_conflicts
 from runner.models import resolve_model
 from runner.seeds import seed_of
-from runner.text import StopMatcher, TextTokenizer, checked_sampling, resolve_tokens
+from runner.text import ChatError, RenderedChat, StopMatcher, TextTokenizer, checked_sampling, resolve_tokens
 from runner.types import EngineRequest, Message, Sample, SampleKey, SamplingParams
 
 _POLL_SECONDS = 1.0
@@ -50,37 +50,33 @@ class Engine:
     ``model`` is a hub id, a folder, a .gguf file or an embedded model's name. ``dtype``, ``device``,
     ``load_format``, ``adapter`` and ``revision`` are those of `runner.config.ModelSettings`; all other keywords are
     fields of `runner.config.EngineConfig` (max_num_seqs, max_model_len, ...). Use it as a context manager, or call
-    `close`. Raises ConfigError for a model or a setting that cannot be served, EngineError when the engine dies.
+    `close`. Any thread may make it and call it; a call waits until that of another thread is done.
+    Raises ConfigError for a model or a setting that cannot be served, EngineError when the engine dies.
     """
 
     def __init__(self, model: str, *, seed: int = 0, **settings: Any) -> None:
-        names = {f.name for f in fields(ModelSettings)} - {"path"}
-        chosen = {key: settings.pop(key) for key in names & settings.keys()}
-        for key, kind in (("dtype", Dtype), ("device", Device), ("load_format", LoadFormat)):
-            if key in chosen:
-                chosen[key] = _member(kind, key, chosen[key])
-        unknown = settings.keys() - {f.name for f in fields(EngineConfig)}
-        if unknown:
-            raise ConfigError(f"Engine({sorted(unknown)[0]}=...): no such setting; see runner.config.EngineConfig")
-        engine_settings = EngineConfig(**settings)
-        for problem in (*beyond_limits("engine", engine_settings), *engine_conflicts(engine_settings)):
-            raise ConfigError(problem)
-        model_settings = ModelSettings(path=model, **chosen)
+        model_settings, engine_settings = settings_of_keywords(model, settings)
+        self._seed = checked_type("seed", seed, int)
         files = resolve_model(model_settings)
         self.tokenizer = TextTokenizer(files.folder, trust_remote_code=model_settings.trust_remote_code)
         self._client = EngineProcess(EngineSettings(files, model_settings, engine_settings))
-        self._seed = seed
         self._next_id = 0
+        self._turn = threading.Lock()
 
     def generate(
         self,
-        prompts: str | Sequence[str | Sequence[int]],
+        prompts: str | Sequence[int] | Sequence[str | Sequence[int]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[RequestOutput]:
-        """Completes texts or token ids; one SamplingParams for all, or one each. Outputs come in the prompts' order."""
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        ids = [self.tokenizer.encode(p, special=True) if isinstance(p, str) else [int(i) for i in p] for p in texts]
-        return self._run([p if isinstance(p, str) else None for p in texts], ids, sampling_params)
+        """Completes texts or token ids; one SamplingParams for all, or one each. Outputs come in the prompts' order.
+
+        The same call gives the same draws again: where SamplingParams has no ``seed``, each prompt's is made of the
+        engine's ``seed`` and the prompt's place in the call. Raises ConfigError for what is no prompt.
+        """
+        given = as_prompts(prompts)
+        with self._turn:
+            ids = [self.tokenizer.encode(p, special=True) if isinstance(p, str) else p for p in given]
+            return self._run([p if isinstance(p, str) else None for p in given], ids, sampling_params)
 
     def chat(
         self,
@@ -88,10 +84,14 @@ class Engine:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         **template_kwargs: Any,
     ) -> list[RequestOutput]:
-        """Answers one conversation or several, through the model's chat template."""
-        many = [conversations] if conversations and isinstance(conversations[0], dict) else conversations
-        rendered = [self.tokenizer.encode_chat(list(c), **template_kwargs) for c in many]  # type: ignore[arg-type]
-        return self._run([text for text, _ in rendered], [ids for _, ids in rendered], sampling_params)
+        """Answers one conversation or several, through the model's chat template; else as `generate`."""
+        if not self.tokenizer.has_chat_template:
+            raise ConfigError("chat: the model has no chat template; call generate with texts")
+        given = as_conversations(conversations)
+        with self._turn:
+            rendered = [self._rendered(i, messages, template_kwargs) for i, messages in enumerate(given)]
+            ids = self.tokenizer.encode_rendered(rendered)
+            return self._run([chat.text for chat in rendered], ids, sampling_params)
 
     def close(self) -> None:
         self._client.close()
@@ -108,7 +108,7 @@ class Engine:
         prompts: list[list[int]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
     ) -> list[RequestOutput]:
-        each = self._each(sampling_params or SamplingParams(), len(prompts))
+        each = self._each(SamplingParams() if sampling_params is None else sampling_params, len(prompts))
         self._check_ids(prompts)
         first, self._next_id = self._next_id, self._next_id + len(prompts)
         requests = [
@@ -133,9 +133,19 @@ class Engine:
         prefix = "SamplingParams."
         if isinstance(params, SamplingParams):
             return [resolve_tokens(checked_sampling(params, prefix), self.tokenizer, prefix)] * count
+        if not isinstance(params, Sequence) or not all(isinstance(p, SamplingParams) for p in params):
+            raise ConfigError(f"sampling_params={params!r}: must be SamplingParams(...), or a list of them")
         if len(params) != count:
             raise ConfigError(f"generate: {len(params)} sampling_params for {count} prompts; give one, or one each")
         return [resolve_tokens(checked_sampling(p, prefix), self.tokenizer, prefix) for p in params]
+
+    def _rendered(self, index: int, messages: list[Message], template_kwargs: dict[str, Any]) -> RenderedChat:
+        try:
+            chat = self.tokenizer.render_chat(messages, **template_kwargs)
+        except ChatError as error:
+            raise ConfigError(f"chat: conversation {index}: {error}") from None
+        check_text(chat.text, f"chat: conversation {index}")
+        return chat
 
     def _check_ids(self, prompts: list[list[int]]) -> None:
         """An id that the model does not have would fail the whole step, and on a GPU the whole process."""
@@ -187,11 +197,3 @@ class Engine:
         entries = logprobs.entries(ids) if logprobs else None
         reason = str(sample.finish_reason)
         return SampleOutput(sample.sample_index, text, ids, reason, sample.stop_reason, sample.error, entries)
-
-
-def _member(kind: Any, key: str, value: Any) -> Any:
-    try:
-        return kind(value)
-    except ValueError:
-        choices = ", ".join(member.value for member in kind)
-        raise ConfigError(f"Engine({key}={value!r}): choose one of {choices}") from None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from tiny_models import save_tiny_model, tiny_model
 
@@ -73,3 +77,80 @@ def test_answers_of_an_interrupted_call_do_not_reach_the_next(folder: Path) -> N
 
 def _interrupt(timeout: float) -> list[Sample]:
     raise KeyboardInterrupt
+
+
+USER = {"role": "user", "content": "hi"}
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[Engine]:
+    with Engine(str(folder), max_num_seqs=4, cpu_kv_cache_gib=0.1) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize(
+    ("prompts", "params", "message"),
+    [
+        ([None], None, "prompt 0 is NoneType"),
+        (["a", {"prompt": "b"}], None, "prompt 1 is dict"),
+        ([[1.5]], None, "prompt 0 is list"),
+        ([b"abc"], None, "prompt 0 is bytes"),
+        (["a", "\ud800"], None, "prompt 1: '.ud800' is half a surrogate pair"),
+        (None, None, "prompts: NoneType is no list of prompts"),
+        ({"prompt": "a"}, None, "prompts: dict is no list of prompts"),
+        (["a"], {"max_tokens": 3}, "sampling_params={'max_tokens': 3}: must be SamplingParams"),
+        (["a"], [None], r"sampling_params=\[None\]: must be SamplingParams"),
+        (["a"], [], "0 sampling_params for 1 prompts"),
+        (["a"], [SamplingParams()] * 2, "2 sampling_params for 1 prompts"),
+    ],
+)
+def test_what_is_no_prompt_is_refused(engine: Engine, prompts: Any, params: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        engine.generate(prompts, params)
+
+
+@pytest.mark.parametrize(
+    ("conversations", "message"),
+    [
+        ([{"role": "user"}], r"conversation 0: messages\[0\] has no content"),
+        ([[USER], [{"role": "usr", "content": "hi"}]], r"conversation 1: messages\[0\].role is 'usr'"),
+        ([[]], "conversation 0: messages must be a list of at least one"),
+        ("hi", "conversations: str is no list"),
+        (USER, "conversations: dict is no list"),
+        ([None], "conversation 0: messages must be a list"),
+        ([{"role": "user", "content": "\ud800"}], "conversation 0: '.ud800' is half a surrogate pair"),
+    ],
+)
+def test_what_is_no_conversation_is_refused(engine: Engine, conversations: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        engine.chat(conversations)
+
+
+def test_a_list_of_ids_alone_is_one_prompt(engine: Engine) -> None:
+    params = SamplingParams(max_tokens=4, temperature=0.0)
+    alone = engine.generate([5, 6, 7], params)
+    assert alone == engine.generate([(5, 6, 7)], params) == engine.generate(np.array([5, 6, 7]), params)
+    assert alone[0].prompt_token_ids == [5, 6, 7]
+    assert engine.generate([]) == engine.generate([], []) == []
+
+
+def test_the_same_call_draws_the_same(engine: Engine) -> None:
+    params = SamplingParams(max_tokens=8, ignore_eos=True)
+    first = engine.generate(["some words", "some words"], params)
+    assert engine.generate(["some words", "some words"], params) == first
+    assert first[0].outputs[0].token_ids != first[1].outputs[0].token_ids
+
+
+def test_calls_of_several_threads_take_turns(engine: Engine) -> None:
+    params = SamplingParams(max_tokens=100, temperature=0.0, ignore_eos=True)
+    texts = ["hello there", "some other words", "and more", "the last"]
+    with ThreadPoolExecutor(len(texts)) as pool:
+        together = list(pool.map(lambda text: engine.generate(text, params)[0], texts))
+    assert together == engine.generate(texts, params)
+
+
+def test_an_engine_made_in_a_pool_is_of_use_after_it(folder: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        engine = pool.submit(Engine, str(folder), max_num_seqs=4, cpu_kv_cache_gib=0.1).result()
+    with engine:
+        assert len(engine.generate("hello there", SamplingParams(max_tokens=4, ignore_eos=True))[0].outputs) == 1
