@@ -19,7 +19,7 @@ from runner.engine.layers import PagedLayer, StepContext
 from runner.engine.loader import load_model
 from runner.engine.memory import block_bytes, cpu_blocks, cuda_blocks
 from runner.engine.model_runner import ModelRunner
-from runner.engine.probe import bind, decoder_layers, probe
+from runner.engine.probe import bind, decoder_layers, probe, refuse_unserved
 from runner.engine.scheduler import Scheduler, SchedulerConfig
 from runner.engine.settings import EngineSettings
 from runner.errors import ConfigError
@@ -43,6 +43,7 @@ def core_over(
     model: PreTrainedModel, engine: EngineConfig, device: Device, eos_ids: tuple[int, ...], context: int | None
 ) -> EngineCore:
     """An engine over a loaded model. ``context`` is the longest sequence that the model was made for, if known."""
+    refuse_unserved(model)  # before its length: no setting helps a model that cannot be served
     max_model_len = _max_model_len(engine, context)
     target, dtype = device.torch_device, model.dtype
     accelerated = target.type == "cuda" and not engine.enforce_eager

@@ -39,18 +39,23 @@ def probe(model: PreTrainedModel, max_model_len: int) -> list[AttentionSpec]:
     ``max_model_len`` (tokens) freezes longrope. Raises ConfigError, naming the architecture and the reason, when the
     model cannot be served exactly.
     """
+    refuse_unserved(model)
     try:
-        _check_kind(model)
         freeze_rotary(model, max_model_len)
         with torch.inference_mode():
             return _prove(model)
     except torch.OutOfMemoryError:
         raise
     except (ConfigError, *_FORWARD_ERRORS) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"model.path: {type(model).__name__} cannot be served: {reason}; choose a decoder-only transformer"
-        ) from error
+        raise _refusal(model, error) from error
+
+
+def refuse_unserved(model: PreTrainedModel) -> None:
+    """Raises ConfigError, as `probe` does, for what the configuration alone gives away."""
+    try:
+        _check_kind(model)
+    except ConfigError as error:
+        raise _refusal(model, error) from error
 
 
 def bind(model: PreTrainedModel, make_layer: Callable[[int], LayerAttention]) -> None:
@@ -68,6 +73,13 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     """The modules around the attention modules of a probed model, in the order of the model."""
     paths = [path for path, module in model.named_modules() if hasattr(module, _INDEX)]
     return [model.get_submodule(path.rpartition(".")[0]) for path in paths]
+
+
+def _refusal(model: PreTrainedModel, error: Exception) -> ConfigError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ConfigError(
+        f"model.path: {type(model).__name__} cannot be served: {reason}; choose a decoder-only transformer"
+    )
 
 
 def _check_kind(model: PreTrainedModel) -> None:

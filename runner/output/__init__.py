@@ -10,6 +10,7 @@ from runner.output.opening import OutputSpec, Summary
 from runner.output.output import Output, recorded_job
 from runner.output.ranges import Range
 from runner.output.rerun import SampleKeys, Selection
+from runner.output.reservation import Reservation
 from runner.output.survey import Attempt, Survey, Surveyor
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Output",
     "OutputSpec",
     "Range",
+    "Reservation",
     "SampleKeys",
     "Selection",
     "Summary",

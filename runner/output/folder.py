@@ -217,20 +217,39 @@ def refuse_foreign(disk: Disk, layout: Layout) -> None:
         raise ConfigError(f"output.dir: {layout.root} holds {', '.join(taken)} but no job of this runner; {cure}")
 
 
-def clear_folder(disk: Disk, layout: Layout) -> None:
-    """Removes a former output, and nothing that is not one. Raises `LockedError` while a runner works on it."""
+def refuse_busy(disk: Disk, layout: Layout, mine: Path | None = None) -> None:
+    """Only a former output of ours that nobody works on may be removed; ``mine`` is a lock of this process."""
     if not disk.is_dir(layout.hidden):
         refuse_foreign(disk, layout)
-        return
-    if held := held_locks(layout.locks):
+    elif held := held_locks(layout.locks, mine):
         raise LockedError(
             f"output.overwrite: another runner works on {layout.root} (partition {held[0]}); "
             "stop it first (start over with one runner before you start the other partitions)"
         )
+
+
+def clear_folder(disk: Disk, layout: Layout, marker: Path | None = None, lock: Path | None = None) -> None:
+    """Removes a former output, and nothing that is not one. Raises `LockedError` while a runner works on it.
+
+    The ``marker`` of this run's attempt stays, and with its ``lock`` all lock files: a file that is locked must
+    keep its name. The data goes last: what is left by a run that was killed on the way is refused as no job of ours.
+    """
+    refuse_busy(disk, layout, lock)
     for path in (layout.success, layout.job, layout.card):
         disk.unlink(path)
-    for path in (layout.root / DATA, layout.root / ERRORS, layout.hidden):
+    for name in disk.names(layout.attempts):
+        if layout.attempts / name != marker:
+            disk.unlink(layout.attempts / name)
+    kept = {path.parent for path in (marker, lock) if path is not None}
+    for name in disk.names(layout.hidden):
+        if layout.hidden / name not in kept:
+            _remove(disk, layout.hidden / name)
+    if disk.is_dir(layout.hidden):
+        disk.sync_dir(layout.hidden)
+    for path in (layout.root / ERRORS, layout.root / DATA):
         disk.remove_dir(path)
+    if not kept:
+        disk.remove_dir(layout.hidden)
 
 
 def start_over(path: str | Path) -> None:

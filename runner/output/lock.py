@@ -24,11 +24,8 @@ class FolderLock:
     def __init__(self, path: Path, *, wait_seconds: float = 0.0) -> None:
         """Raises `LockedError` when another process still holds it after ``wait_seconds``."""
         self.path = path
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StorageError(f"output.dir: {path}: {error.strerror}") from error
         deadline = time.monotonic() + wait_seconds
+        self._fd = self._open()
         try:
             while not self._try():
                 if time.monotonic() >= deadline:
@@ -41,7 +38,30 @@ class FolderLock:
             os.close(self._fd)
             raise
 
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StorageError(f"output.dir: {self.path}: {error.strerror}") from error
+
     def _try(self) -> bool:
+        """Whether the lock is held now. A file that lost its name meanwhile locks nothing: the next one counts."""
+        if not self._lock():
+            return False
+        if self._has_name():
+            return True
+        nameless, self._fd = self._fd, self._open()
+        os.close(nameless)
+        return False
+
+    def _has_name(self) -> bool:
+        try:
+            named = self.path.stat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(self._fd))
+
+    def _lock(self) -> bool:
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -92,11 +112,14 @@ def supports_leases(folder: Path) -> bool:
             name.unlink(missing_ok=True)
 
 
-def held_locks(folder: Path) -> list[str]:
-    """The partitions ("0-of-1") whose lock another process holds now; of a read-only copy, none."""
+def held_locks(folder: Path, mine: Path | None = None) -> list[str]:
+    """The partitions ("0-of-1") whose lock another process holds now; of a read-only copy, none.
+
+    ``mine`` is a lock that this process holds: to try it would drop it.
+    """
     held = []
     for path in sorted(folder.glob("*.lock")):
-        if not os.access(path, os.W_OK):
+        if path == mine or not os.access(path, os.W_OK):
             continue
         try:
             FolderLock(path).release()

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import ConfigError, StorageError
+from runner.output.attempts import shown, work_of
 from runner.output.columns import Columns
-from runner.output.commits import Totals
+from runner.output.commits import Totals, newest_generations
 from runner.output.disk import Disk
 from runner.output.folder import Folder, guard
 from runner.output.job import JobRecord, admit, job_record, normal, read_job, rewrite_job, write_new_job
 from runner.output.layout import Layout
-from runner.output.ranges import bounds, is_covered, num_ranges
+from runner.output.ranges import bounds, is_covered, num_ranges, owned
 from runner.output.rerun import Rerun, Selection, name_rerun
 
 _LOCK_SECONDS = 3.0
@@ -116,13 +117,40 @@ def settle_job(disk: Disk, layout: Layout, asked: JobRecord, spec: OutputSpec) -
         job = read_job(disk, layout)
         if job is None:
             raise StorageError(f"output.dir: {layout.job} vanished while this run began; run again")
-        settled = spec.admit(job, asked)
+        try:
+            settled = spec.admit(job, asked)
+        except ConfigError:
+            if not is_vacant(Folder(disk, layout, job, spec.columns), spec):
+                raise
+            settled = asked
         rerun = spec.rerun_of(settled)
         if rerun is not None:
             settled = replace(settled, rerun=rerun.record())
         if settled != job:
             rewrite_job(disk, layout, settled)
         return settled
+
+
+def is_vacant(folder: Folder, spec: OutputSpec) -> bool:
+    """Whether a recorded job came to nothing, so that other settings may take its place.
+
+    No row of it is kept, and every attempt ever made on it was one of this partition, whose lock this run holds or
+    is about to take: nobody can be at work under the old settings.
+    """
+    disk, layout = folder.disk, folder.layout
+    if spec.partition is None or spec.selection is not None:
+        return False
+    if newest_generations(disk, layout) or disk.names(layout.journals):
+        return False
+    numbers = (int(name.partition(".")[0]) for name in disk.names(layout.attempts))
+    return all(work_of(folder, number)[0] == shown(spec.partition) for number in numbers)
+
+
+def own_ranges(job: JobRecord, spec: OutputSpec) -> range:
+    """The ranges that a run alone looks after; all of them where nobody has a fixed share."""
+    if spec.partition is None:
+        return range(num_ranges(job, spec.num_rows))
+    return owned(job, spec.num_rows, spec.partition)
 
 
 def refuse_rerun(layout: Layout, spec: OutputSpec, job: JobRecord | None, folder: Folder | None) -> None:

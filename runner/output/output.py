@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from runner.output.attempts import new_attempt
 from runner.output.columns import Columns
 from runner.output.commits import Totals
 from runner.output.disk import Disk
-from runner.output.folder import Folder, clear_folder, guard, make_folder, make_part_dirs, refuse_foreign
-from runner.output.job import JobRecord, read_job, refuse_unknown
+from runner.output.folder import Folder, guard, make_part_dirs
+from runner.output.job import JobRecord, read_job
 from runner.output.layout import Layout
 from runner.output.leases import Leases
 from runner.output.ledger import Ledger
-from runner.output.lock import FolderLock
-from runner.output.opening import OutputSpec, Summary, asked_job, end_rerun, is_done, refuse_rerun, settle_job
-from runner.output.ranges import OpenRange, Range, num_ranges, owned
+from runner.output.opening import OutputSpec, Summary, end_rerun, own_ranges
+from runner.output.ranges import OpenRange, Range
 from runner.output.recovery import open_ranges, replay, roll_forward, sweep_stage
+from runner.output.reservation import Reservation
 from runner.output.share import FixedShare, LeasedShare, Share
 from runner.output.writer import Writer
 from runner.types import RowResult
@@ -38,12 +38,12 @@ class Output:
     something that an earlier call handed over.
     """
 
-    def __init__(self, folder: Folder, spec: OutputSpec, lock: FolderLock | None, *, is_done: bool = False) -> None:
-        self.is_done = is_done
+    def __init__(self, reservation: Reservation, folder: Folder) -> None:
+        self.is_done = reservation.is_done
         """The whole job was done before this run: there is nothing to write, and `finish` only reports."""
+        self._reservation = reservation
         self._folder = folder
-        self._spec = spec
-        self._lock = lock
+        self._spec = reservation.spec
         self._share: Share = FixedShare(())
         self._lacking: dict[int, set[int]] = {}
         self._ledger: Ledger | None = None
@@ -51,43 +51,27 @@ class Output:
 
     @classmethod
     def open(cls, path: str | Path, spec: OutputSpec, disk: Disk | None = None) -> Output:
-        """Makes the folder, or goes on where its earlier runs stopped.
+        """Reserves a folder and begins at once. Raises as `Reservation` and `begin` do."""
+        return cls.begin(Reservation(path, spec, disk))
 
-        A folder whose job is done under the same settings is not touched: `is_done` is true then. Raises
-        `ConfigError` (changed settings or input, or a folder that is not ours), `LockedError` (another runner
-        works on this partition), `DamageError` (see `runner.repair`) and `StorageError`.
+    @classmethod
+    def begin(cls, reservation: Reservation) -> Output:
+        """Makes the folder the job's, or goes on where its earlier runs stopped; the reservation ends with the output.
+
+        A folder whose job is done under the same settings is not touched. Raises `ConfigError` (another partition
+        began with other settings), `LockedError`, `DamageError` (see `runner.repair`) and `StorageError`.
         """
-        layout, disk = Layout(Path(path)), disk or Disk()
-        asked = asked_job(spec)
-        refuse_unknown(spec.accept, asked, None if spec.overwrite else read_job(disk, layout))
-        if spec.overwrite:
-            clear_folder(disk, layout)
-        job = read_job(disk, layout)
-        if job is None:
-            refuse_foreign(disk, layout)
-            refuse_rerun(layout, spec, None, None)
-        else:
-            folder = Folder(disk, layout, spec.admit(job, asked), spec.columns, rerun=spec.rerun_of(job))
-            if folder.job == job and is_done(folder, spec):
-                folder.mend_card()
-                return cls(folder, spec, lock=None, is_done=True)
-            refuse_rerun(layout, spec, job, folder)
-        make_folder(disk, layout)
-        lock = None
-        if spec.partition is not None:
-            lock = FolderLock(layout.lock(spec.partition), wait_seconds=spec.lock_seconds)
         output = None
         try:
-            job = settle_job(disk, layout, asked, spec)
-            folder = Folder(disk, layout, job, spec.columns, rerun=spec.rerun_of(job))
-            output = cls(folder, spec, lock)
+            if reservation.is_done:
+                return cls(reservation, reservation.folder)
+            output = cls(reservation, reservation.settle())
             output._recover()
             return output
-        except BaseException:
+        except BaseException as error:
             if output is not None:
                 output._share.close()
-            if lock is not None:
-                lock.release()
+            reservation.close(error)
             raise
 
     def _recover(self) -> None:
@@ -103,7 +87,7 @@ class Output:
             journals = replay(folder, ranges, spec.partition)
         folder.refresh_card()
         self._share = FixedShare(ranges.values())
-        attempt = new_attempt(folder, spec.partition, spec.task, spec.max_idle_attempts)
+        attempt = self._reservation.attempt
         if spec.partition is None:
             self._lease(attempt)
         self._ledger = Ledger(folder, attempt, ranges, journals)
@@ -134,11 +118,7 @@ class Output:
             roll_forward(folder, self._own())
 
     def _own(self) -> range:
-        """The ranges that this run alone looks after; all of them where nobody has a fixed share."""
-        spec, job = self._spec, self._folder.job
-        if spec.partition is None:
-            return range(num_ranges(job, spec.num_rows))
-        return owned(job, spec.num_rows, spec.partition)
+        return own_ranges(self._folder.job, self._spec)
 
     @property
     def path(self) -> Path:
@@ -203,8 +183,8 @@ class Output:
         if self._writer:
             self._writer.flush()
 
-    def finish(self) -> Summary:
-        """Flushes and, when all ranges of all partitions are committed, marks the job as done."""
+    def finish(self, is_good: Callable[[Totals], bool] = lambda _: True) -> Summary:
+        """Flushes and, when all ranges of all partitions are committed and ``is_good``, marks the job as done."""
         folder = self._folder
         if not self.is_done:
             self.flush()
@@ -216,7 +196,8 @@ class Output:
                 is_told = folder.disk.size(folder.layout.success) is not None
                 if not is_told:
                     folder.write_card()
-                if not is_told and folder.job.rerun is None and folder.is_complete(folder.job.num_rows):
+                is_whole = folder.job.rerun is None and folder.is_complete(folder.job.num_rows)
+                if not is_told and is_whole and is_good(folder.totals()):
                     folder.succeed()
         return Summary(self.path, folder.totals(), folder.is_complete(self._spec.num_rows), len(folder.commits))
 
@@ -230,9 +211,7 @@ class Output:
                 self._stop()
             finally:
                 self._share.close()
-                if self._lock is not None:
-                    self._lock.release()
-                    self._lock = None
+                self._reservation.close()
 
     def _stop(self) -> None:
         """Ends the writer; its files are closed and nothing more is synced."""

@@ -12,6 +12,7 @@ from runner.report.plain import one_line
 logger = logging.getLogger(__name__)
 
 _SHOWN_CODES = 10
+_TOLD = {"dropped", "requests"}  # of rendering: the summary has the job's, and requests are what was asked for
 
 
 class Totals(Protocol):
@@ -40,7 +41,9 @@ def log_summary(folder: Path, totals: Totals, load_line: str, *, is_complete: bo
     if totals.dropped:
         logger.info("the job dropped %d samples", totals.dropped)
     if totals.failed_rows:
-        logger.warning("%d rows have errors (%s): %s", totals.failed_rows, _codes(totals), folder.resolve() / "errors")
+        logger.warning(
+            "%d rows have errors (%s): %s", totals.failed_rows, top_codes(totals.errors), folder.resolve() / "errors"
+        )
     if not is_complete:
         logger.info("other partitions of this job are not done yet")
     if totals.samples:
@@ -50,9 +53,9 @@ def log_summary(folder: Path, totals: Totals, load_line: str, *, is_complete: bo
         logger.warning("there is nothing to load: %s", reason)
 
 
-def _codes(totals: Totals) -> str:
+def top_codes(codes: Mapping[str, int]) -> str:
     """The most frequent ones; a job may make its codes out of anything."""
-    found = sorted(totals.errors.items(), key=lambda item: -item[1])
+    found = sorted(codes.items(), key=lambda item: -item[1])
     parts = [f"{one_line(code)} {count}" for code, count in found[:_SHOWN_CODES]]
     return ", ".join([*parts, *([f"{len(found) - len(parts)} more codes"] if len(found) > len(parts) else [])])
 
@@ -62,5 +65,5 @@ def log_run(completion_tokens: int, seconds: float, counts: Mapping[str, int]) -
     rate = completion_tokens / seconds if seconds > 0 else 0.0
     logger.info("this run: %d completion tokens in %.1f s, %.0f a second", completion_tokens, seconds, rate)
     for name, count in counts.items():
-        if count and name != "dropped":  # the summary has that of the whole job
+        if count and name not in _TOLD:
             logger.info("%s: %d", name.replace("_", " "), count)

@@ -94,8 +94,6 @@ class Loop:
                 self._recover(error)
             self._progress.show(self._engine.stats())
         self._writer.flush()
-        if self._is_done():
-            self._budget.check_end()
         return self._is_done()
 
     def _is_done(self) -> bool:
@@ -175,7 +173,7 @@ class Loop:
     def _write(self, results: list[RowResult]) -> None:
         self._progress.enter("write")
         for result in results:
-            self._budget.add(failed=bool(result.errors))
+            self._budget.add(result)
             self._progress.add_row(result)
             self._writer.write(result)
         self._budget.check()

@@ -80,6 +80,16 @@ class RestartingEngine:
             self._client = self._factory()
         return self._client
 
+    def wait_until_ready(self) -> None:
+        """Returns once an engine has loaded its model. Raises ConfigError when it refuses, EngineError as `failed`."""
+        while True:
+            try:
+                self.start().submit(())
+            except EngineError as error:
+                self.failed(error)
+            else:
+                return
+
     @property
     def has_served(self) -> bool:
         """Whether the present engine ever took a request: one that fails before cannot be a row's fault."""

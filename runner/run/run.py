@@ -11,7 +11,7 @@ from dataclasses import asdict
 from runner.config import RunnerConfig
 from runner.errors import ExitCode
 from runner.input import Renderer
-from runner.output import Output
+from runner.output import Output, Reservation
 from runner.report.cards import model_shape
 from runner.report.guard import QualityGuard
 from runner.report.metrics import MetricsLog
@@ -19,7 +19,7 @@ from runner.report.progress import Progress
 from runner.report.scrapes import ScrapePoint
 from runner.report.summary import log_run, log_summary
 from runner.run.backends import choose_backend
-from runner.run.budget import budget_of
+from runner.run.budget import ErrorBudget, budget_of
 from runner.run.finishing import Finisher
 from runner.run.inflight import InFlight
 from runner.run.loop import Loop
@@ -38,29 +38,56 @@ _SCRAPE_SECONDS = 5.0  # between two looks for scrapes where no metrics are writ
 
 
 def run(config: RunnerConfig, stop: StopFlag) -> ExitCode:
-    """Does what is left of a job. Raises RunnerError for what the user can act on."""
+    """Does what is left of a job. Raises RunnerError for what the user can act on.
+
+    What can be refused is refused before the folder changes: the settings, the template, and the model, which its
+    engine accepts or not.
+    """
     plan = Plan(config, choose_backend(config))
-    with Output.open(plan.folder, plan.output_spec()) as output:
-        if output.is_done:
+    with Reservation(plan.folder, plan.output_spec()) as reservation:
+        if reservation.is_done:
             logger.info("this job is done; nothing was changed")
-        elif not _generate(plan, output, stop):
-            logger.info("stopped in order; run the same command again to continue")
-            return ExitCode.STOPPED
-        summary = output.finish()
+        return _work(plan, reservation, stop)
+
+
+def _work(plan: Plan, reservation: Reservation, stop: StopFlag) -> ExitCode:
+    budget = budget_of(plan.config)
+    with RestartingEngine(plan.backend.start_engine) as engine:
+        tools = _make_ready(plan, engine) if reservation.has_work else None
+        with Output.begin(reservation) as output:
+            if tools is not None and not _generate(plan, output, stop, engine, budget, *tools):
+                logger.info("stopped in order; run the same command again to continue")
+                return ExitCode.STOPPED
+            summary = output.finish(budget.allows)
     log_summary(summary.path, summary.totals, summary.load_line, is_complete=summary.is_complete)
+    if not reservation.is_done:
+        budget.check_end(summary.path, summary.totals)
     return ExitCode.DONE
 
 
-def _generate(plan: Plan, output: Output, stop: StopFlag) -> bool:
+def _make_ready(plan: Plan, engine: RestartingEngine) -> tuple[PromptTokenizer, Renderer]:
+    """Returns once the engine has accepted the model; it loads in a process of its own while this one gets ready."""
+    engine.start()
+    tokenizer = plan.backend.open_tokenizer()
+    renderer = plan.renderer(tokenizer)
+    engine.wait_until_ready()
+    return tokenizer, renderer
+
+
+def _generate(
+    plan: Plan,
+    output: Output,
+    stop: StopFlag,
+    engine: RestartingEngine,
+    budget: ErrorBudget,
+    tokenizer: PromptTokenizer,
+    renderer: Renderer,
+) -> bool:
     """Generates what the output lacks; False when a stop was asked before the end."""
     guard = QualityGuard(plan.config.guard)
-    progress = _progress(plan, output, guard)
-    with RestartingEngine(plan.backend.start_engine) as engine, closing(progress):
-        if output.ranges_left:
-            engine.start()  # loads in a process of its own while this one gets ready
-        tokenizer = plan.backend.open_tokenizer()
-        renderer = plan.renderer(tokenizer)
-        done = _loop(plan, output, stop, engine, guard, progress, tokenizer, renderer).run()
+    with closing(_progress(plan, output, guard)) as progress:
+        budget.begin(output.totals)
+        done = _loop(plan, output, stop, engine, guard, progress, budget, tokenizer, renderer).run()
     if engine.ready_since is not None:
         log_run(progress.completion_tokens, time.monotonic() - engine.ready_since, asdict(renderer.counts))
     return done
@@ -107,6 +134,7 @@ def _loop(
     engine: RestartingEngine,
     guard: QualityGuard,
     progress: Progress,
+    budget: ErrorBudget,
     tokenizer: PromptTokenizer,
     renderer: Renderer,
 ) -> Loop:
@@ -118,7 +146,7 @@ def _loop(
         watch=StopStringWatch(tokenizer),
         writer=output,
         inflight=InFlight(config.seed),
-        budget=budget_of(config),
+        budget=budget,
         guard=guard,
         progress=progress,
         stop=stop,
