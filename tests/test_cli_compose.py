@@ -213,7 +213,7 @@ def test_what_is_missing_is_named(arguments: list[str], key: str) -> None:
         ["output.keep_prompt=messages", "job.chat=false"],
         ["job.name=a/b"],
         ["job.name=" + "x" * 300],
-        ["job.name=" + "\u00e9" * 150],
+        ["job.name=" + "\u00e9" * 101],
         ["output.dir=" + "x" * 300],
         ["job.name=.."],
         ["job.template=a", "job.template_file=b"],

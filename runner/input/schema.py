@@ -137,7 +137,7 @@ def _column(name: str, observed: Observed, is_prompt: bool) -> pa.Field:
     kind = observed.arrow_type()
     if observed.has_one_shape() or (is_prompt and pa.types.is_string(kind)):
         if misfits := observed.num_misfits():
-            log.warning("column %r is %s; %d values are not, and their rows go to errors/", name, kind, misfits)
+            log.warning("column %r is %.60s; %d values are not, and their rows go to errors/", name, kind, misfits)
         return pa.field(name, kind)
     log.warning("column %r holds values of many shapes; it is carried as JSON text", name)
     return pa.field(name, pa.string(), metadata=_JSON_TEXT)
