@@ -22,7 +22,7 @@ from runner.engine.serve import _HEARTBEAT_SECONDS, _Sender
 from runner.engine.wire import Progress, Ready
 from runner.errors import ConfigError, EngineError
 from runner.models import resolve_model
-from runner.types import EngineRequest, FinishReason, Sample, SamplingParams
+from runner.types import EngineRequest, EngineStats, FinishReason, Sample, SamplingParams
 
 FOREVER = SamplingParams(max_tokens=400, temperature=0.0, ignore_eos=True)
 
@@ -132,6 +132,18 @@ def test_only_steps_give_signs_of_life_once_it_has_loaded() -> None:
     while not isinstance(ours.recv(), Ready):
         pass
     assert not ours.poll(4 * _HEARTBEAT_SECONDS)
+    sender.finish()
+
+
+def test_signs_of_life_that_nobody_reads_do_not_pile_up() -> None:
+    ours, theirs = Pipe()
+    sender = _Sender(theirs)
+    for _ in range(3000):
+        sender.beat(Progress.pack([], EngineStats()))
+    assert sender._queue.qsize() <= 1
+    ours.recv()
+    while ours.poll(2 * _HEARTBEAT_SECONDS):
+        ours.recv()
     sender.finish()
 
 
