@@ -74,6 +74,8 @@ def _output(config: RunnerConfig) -> Iterator[str]:
             return
         if is_file:
             yield f"output.dir={output.dir}: {path} is a file; give a folder, or a name that is free"
+        elif path.is_symlink() and not path.exists():
+            yield f"output.dir={output.dir}: {path} is a link to what is not there; make its target, or remove it"
     if output.keep_prompt is KeepPrompt.messages and not config.job.chat:
         yield "output.keep_prompt=messages: job.chat=false has no conversation to keep; use prompt or none"
 

@@ -12,7 +12,7 @@ from runner.config import RunnerConfig
 from runner.errors import ExitCode
 from runner.input import Renderer
 from runner.output import Output, Reservation
-from runner.report.cards import model_shape
+from runner.report.cards import card_of, model_shape
 from runner.report.guard import QualityGuard
 from runner.report.metrics import MetricsLog
 from runner.report.progress import Progress
@@ -43,6 +43,7 @@ def run(config: RunnerConfig, stop: StopFlag) -> ExitCode:
     What can be refused is refused before the folder changes: the settings, the template, and the model, which its
     engine accepts or not.
     """
+    card_of(config.cost.card)
     plan = Plan(config, choose_backend(config))
     with Reservation(plan.folder, plan.output_spec()) as reservation:
         if reservation.is_done:

@@ -164,3 +164,18 @@ def test_a_grown_input_extends_the_job(tmp_path, spec, generate):
     assert part_bytes(tmp_path / "out") == part_bytes(tmp_path / "whole")
     with Output.open(tmp_path / "out", replace(spec, growable=("input.limit",))) as output:
         assert output.is_done
+
+
+def test_a_job_that_came_to_nothing_takes_other_settings(tmp_path, spec, generate):
+    Output.open(tmp_path / "out", spec).close()
+    changed = replace(spec, fingerprint={**spec.fingerprint, "sampling.temperature": 0.9})
+    generate(tmp_path / "out", changed)
+    assert recorded_job(tmp_path / "out").fingerprint["sampling.temperature"] == 0.9
+
+
+@pytest.mark.parametrize("partition", [(1, 2), None])
+def test_a_job_that_others_have_begun_does_not(tmp_path, spec, partition):
+    Output.open(tmp_path / "out", replace(spec, partition=partition)).close()
+    changed = replace(spec, partition=(0, 2), fingerprint={**spec.fingerprint, "sampling.temperature": 0.9})
+    with pytest.raises(ConfigError, match=r"sampling\.temperature"):
+        Output.open(tmp_path / "out", changed)

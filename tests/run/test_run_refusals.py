@@ -1,0 +1,89 @@
+"""A refused command leaves the folder as it was; the error budget is the job's, however many runs it took."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import command, echo, everything, read_data, write_rows
+
+BAD_JOB = "def prompt(row):\n    return row['nope']\n"
+
+
+@pytest.mark.parametrize("setting", ["job.template='Say {{ prmpt }}'", "metrics.port=80000"])
+def test_a_refused_overwrite_leaves_the_finished_job(tmp_path: Path, setting: str) -> None:
+    write_rows(tmp_path, 5)
+    assert echo(tmp_path)[0] == 0
+    before = everything(tmp_path / "outputs")
+    code, _, err = echo(tmp_path, "output.overwrite=true", setting)
+    assert (code, len(err.strip().splitlines())) == (64, 1), err
+    assert everything(tmp_path / "outputs") == before
+
+
+def test_a_model_that_its_engine_refuses_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runner.cli.compose import compose
+    from runner.echo import EchoEngine
+    from runner.errors import ConfigError
+    from runner.run import run
+    from runner.signals import StopFlag
+
+    def refuse(engine: EchoEngine, requests: object) -> None:
+        raise ConfigError("model.path: it cannot be served")
+
+    write_rows(tmp_path, 5)
+    assert echo(tmp_path)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(EchoEngine, "submit", refuse)
+    before = everything(tmp_path / "outputs")
+    given = ["job=generate", "engine=echo", "input.path=rows.jsonl"]
+    for other in (["output.overwrite=true"], ["output.dir=deep/new"]):
+        with pytest.raises(ConfigError, match="cannot be served"):
+            run(compose([*given, *other]), StopFlag())
+    assert everything(tmp_path / "outputs") == before
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_refused_first_command_leaves_no_folder(tmp_path: Path) -> None:
+    write_rows(tmp_path, 5)
+    assert echo(tmp_path, "job.template='Say {{ topc }}'")[0] == 64
+    assert not (tmp_path / "outputs").exists()
+    assert echo(tmp_path, "job.template='Say {{ prompt }}'")[0] == 0
+
+
+def test_total_failure_stays_a_failure_until_it_is_mended_and_retried(tmp_path: Path) -> None:
+    write_rows(tmp_path, 300)
+    (tmp_path / "bad.py").write_text(BAD_JOB)
+    for _ in range(4):
+        code, _, err = echo(tmp_path, "job.module=bad.py")
+        assert code == 3
+        assert "job_failed" in err.splitlines()[-1] and "overwrite" not in err
+        assert not (tmp_path / "outputs/generate/_SUCCESS").exists()
+    (tmp_path / "bad.py").write_text(BAD_JOB.replace("nope", "prompt"))
+    assert echo(tmp_path, "job.module=bad.py", "resume.accept=[job.code]")[0] == 3
+    assert command(tmp_path, "outputs/generate", module="runner.retry")[0] == 0
+    assert (tmp_path / "outputs/generate/_SUCCESS").exists()
+    assert len(read_data(tmp_path / "outputs/generate")) == 300
+
+
+def test_the_last_row_alone_does_not_fail_a_job(tmp_path: Path) -> None:
+    lines = [json.dumps({"prompt": f"question {i}"}) for i in range(9)]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*lines, '{"prompt": null}']) + "\n")
+    assert echo(tmp_path, "input.limit=9")[0] == 0
+    code, _, err = echo(tmp_path, "input.limit=10")
+    assert code == 0, err
+
+
+def test_a_dangling_link_is_refused_in_one_line(tmp_path: Path) -> None:
+    write_rows(tmp_path, 3)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    code, _, err = echo(tmp_path, "output.dir=dangling")
+    assert (code, len(err.strip().splitlines())) == (64, 1)
+    assert "dangling is a link to what is not there" in err
+
+
+def test_a_card_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path, 3)
+    code, _, err = echo(tmp_path, "cost.card=foo")
+    assert (code, len(err.strip().splitlines())) == (64, 1)
+    assert err.startswith("cost.card=foo: ")
