@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 
 from runner.echo import EchoEngine, EchoTokenizer
 from runner.errors import BudgetError, ConfigError, EngineError
+from runner.output import Totals
 from runner.report.guard import QualityGuard
 from runner.report.progress import Progress
 from runner.run.budget import ErrorBudget
-from runner.run.finishing import Finisher
+from runner.run.finishing import Finisher, _says_something
 from runner.run.inflight import InFlight
 from runner.run.loop import Loop
 from runner.run.recovery import RestartingEngine
@@ -286,9 +288,17 @@ def test_a_run_whose_last_rows_were_dropped_for_a_stop_is_not_done() -> None:
     assert 0 < len(writer.results) < 5
 
 
-def test_a_run_in_which_every_row_fails_is_no_success() -> None:
-    writer = Memory()
-    with pytest.raises(BudgetError, match="all 6 rows of this run failed"):
-        make_loop(writer, 6, bad=frozenset(range(6))).run()
-    assert len(writer.results) == 6
-    assert make_loop(Memory(), 6, bad=frozenset(range(5))).run()
+def test_a_job_in_which_every_row_failed_is_no_success() -> None:
+    lost = Totals(rows=6, failed_rows=6, errors={"bad_json": 6})
+    with pytest.raises(BudgetError, match=r"6 of the job's 6 rows failed \(bad_json 6\)"):
+        ErrorBudget(0.05, after=10).check_end(Path("out"), lost)
+    assert ErrorBudget(1.0, after=10).allows(lost)
+    assert ErrorBudget(0.05, after=10).allows(Totals(rows=6, failed_rows=5))
+
+
+@pytest.mark.parametrize(
+    ("parsed", "says"),
+    [({"positive": False, "score": 0}, True), ({"score": None}, False), ({"text": "", "parsed": False}, False)],
+)
+def test_only_nothing_counts_as_unparsed(parsed: dict[str, object], says: bool) -> None:
+    assert _says_something(parsed, dict.fromkeys(parsed, "string")) is says
