@@ -96,7 +96,9 @@ def resident(pid: int) -> float:
     """Resident memory of a process and its children in MiB; 0 once it is gone."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = [
+            child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()
+        ]
     except FileNotFoundError:
         return 0.0
     return pages * os.sysconf("SC_PAGESIZE") / 2**20 + sum(resident(int(child)) for child in children)
