@@ -38,7 +38,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one request is sampled. The names and meanings are vLLM's.
+    """How one request is sampled. The names and meanings are vLLM's; `runner.text.sampling` has the ranges.
 
     ``top_k`` 0 or -1 is off. ``temperature`` 0 is greedy. ``seed`` None means that the run derives one
     from (run seed, row_id, request_index, sample_index); see `runner.seeds`.

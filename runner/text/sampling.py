@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -119,10 +118,10 @@ def _integer(low: int, high: int = _INT64_MAX, fix: str = "") -> Check:
 
 
 def _number(accepts: Callable[[float], bool], fix: str) -> Check:
+    """``accepts`` bounds both sides, so that NaN, infinities and integers too large for a float are refused."""
+
     def check(key: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _bad(key, value, fix)
-        if not math.isfinite(value) or not accepts(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not accepts(value):
             raise _bad(key, value, fix)
         return float(value)
 
@@ -183,11 +182,15 @@ def _repetition_stop(key: str, value: Any) -> int:
     return cover
 
 
+# The engine scales logits by these two in float32: within the range none becomes infinite.
+_LARGEST_SCALE = 1_000_000
 _PENALTY = _number(lambda x: -2 <= x <= 2, "a number from -2 to 2")
 _CHECKS: dict[str, Check] = {
     "max_tokens": _integer(1),
     "min_tokens": _integer(0),
-    "temperature": _number(lambda x: x >= 0, "0 (greedy) or a positive number"),
+    "temperature": _number(
+        lambda x: 0 <= x <= _LARGEST_SCALE, f"0 (greedy) or a positive number, and at most {_LARGEST_SCALE}"
+    ),
     "top_p": _number(lambda x: 0 < x <= 1, "over 0 and at most 1 (off)"),
     "top_k": _integer(-1, fix="a positive integer, or 0 or -1 (off)"),
     "min_p": _number(lambda x: 0 <= x <= 1, "from 0 (off) to 1"),
@@ -196,7 +199,10 @@ _CHECKS: dict[str, Check] = {
     "stop": _strings,
     "stop_token_ids": _stop_ids,
     "ignore_eos": _flag,
-    "repetition_penalty": _number(lambda x: x > 0, "a positive number; 1 is off"),
+    "repetition_penalty": _number(
+        lambda x: 1 / _LARGEST_SCALE <= x <= _LARGEST_SCALE,
+        f"a positive number from {1 / _LARGEST_SCALE:f} to {_LARGEST_SCALE}; 1 is off",
+    ),
     "presence_penalty": _PENALTY,
     "frequency_penalty": _PENALTY,
     "logit_bias": _logit_bias,
