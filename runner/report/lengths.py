@@ -31,7 +31,7 @@ class Lengths:
         self.longest = 0
 
     def add(self, tokens: int) -> None:
-        self._counts[tokens] += 1
+        self._counts[max(tokens, 1)] += 1  # one that ended without a token took a step as well
         self.samples += 1
         self.tokens += tokens
         self.longest = max(self.longest, tokens)

@@ -76,7 +76,18 @@ def test_no_answer_is_expected_to_be_longer_than_it_may_be() -> None:
     assert found.draw_rest(np.array([95.0] * 20)).max() <= 5
 
 
-@given(st.lists(st.integers(1, 500), min_size=1, max_size=60), st.lists(st.integers(0, 500), max_size=60), st.data())
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("running", [[], [0], [7] * 20])
+def test_answers_that_failed_without_a_token_leave_a_finite_estimate(running: list[int]) -> None:
+    found = survival([0] * 12, running)
+    known = cost(0.01, 0.001, [100, 50])
+    seconds = seconds_left(Rest(30, np.array(running, dtype=float), 10), found, known, 0.0)
+    assert seconds is not None
+    assert 0 < seconds < float("inf")
+
+
+@pytest.mark.filterwarnings("error")
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=60), st.lists(st.integers(0, 500), max_size=60), st.data())
 def test_length_is_the_inverse_of_survival(finished: list[int], running: list[int], data: st.DataObject) -> None:
     found = survival(finished, running, limit=500)
     tokens = np.arange(0.0, 501.0)
