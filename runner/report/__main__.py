@@ -58,7 +58,7 @@ def write_report(folder: Path, max_samples: int, max_errors: int, dollars_per_gp
 def _facts(folder: Path, contents: Contents, dollars_per_gpu_hour: float | None) -> Facts:
     job = contents.job
     added = {"row_id", "request_index", "sample_index", "prompt", "messages", "completion", "reasoning", "model"}
-    added |= {"finish_reason", "stop_reason", "prompt_tokens", "completion_tokens", "seed"}
+    added |= {"finish_reason", "stop_reason", "prompt_tokens", "completion_tokens", "seed", "logprobs"}
     parsed = [name for name in job.names if name not in added]
     cards = [answer_card(line, parsed) for line in contents.lines]
     cards += [error_card(line, job.error_names) for line in contents.errors]

@@ -117,6 +117,20 @@ def test_cards_say_what_is_wrong_with_an_answer() -> None:
     assert (card["answer"], "\\u202e" in card["prompt"]) == ("m\n\nr\\x00", True)
 
 
+@pytest.mark.parametrize("prefix", ["", "gen_"])
+def test_the_column_of_logprobs_is_not_the_jobs_output(tmp_path: Path, prefix: str) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    arguments = ["job=generate", "engine=echo", "input.path=rows.jsonl", "output.dir=out", "sampling.logprobs=1"]
+    command = [sys.executable, "-m", "runner", *arguments, f"output.column_prefix={prefix}"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    assert main([str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    data = re.search(r'id="samples">(.*?)</script>', page)
+    assert data is not None
+    (card,) = json.loads(data[1])
+    assert (card["parsed"], "unparsed" in card["states"]) == ("", False)
+
+
 def test_charts_escape_and_hold_every_bar() -> None:
     assert bars([Bin(0, 10, 3), Bin(10, 20, 1)], '"<x>').count("<rect") == 2
     assert "<x>" not in bars([Bin(0, 10, 3)], '"<x>') + lines([0.0, 1.0], {"<x>": [1.0, 2.0]}, "<x>")
