@@ -11,6 +11,7 @@ from pathlib import Path
 from runner.config import RunnerConfig
 from runner.report.cards import Card, ModelShape
 from runner.report.metrics import Measured, last_measured
+from runner.report.plain import one_line
 from runner.report.roofline import Load, fit, seconds_at_limit
 from runner.report.throughput import duration
 
@@ -128,17 +129,23 @@ def _load(demand: Demand, mean_answer: float, num_cards: int) -> Load:
 
 
 def _by_measurement(config: RunnerConfig, demand: Demand, answers: Answers, measured: Measured) -> str:
+    """Names the device that was measured, which need not be the card of the estimate; a CPU's hours cost no card's."""
     seconds = demand.samples * answers.middle / measured.tokens_per_second / config.cost.num_cards
-    speed = f"{measured.tokens_per_second:,.0f} tokens a second with {measured.model}"
+    speed = f"{measured.tokens_per_second:,.0f} tokens a second with {measured.model} on {measured.device or 'a CPU'}"
     spread = seconds * (1 - _MEASURED_SPREAD), seconds, seconds * (1 + _MEASURED_SPREAD)
-    return f"  by the last run's speed ({speed}): {_range(config, *spread)}"
+    shown = _range(config, *spread) if measured.device else _times(*spread)
+    return f"  by the last run's speed ({one_line(speed, 200)}): {shown}"
 
 
 def _range(config: RunnerConfig, low: float, middle: float, high: float) -> str:
     """Seconds in words, and in dollars where a rate is given."""
-    text = f"about {duration(middle)} ({duration(low)} to {duration(high)})"
+    text = _times(low, middle, high)
     rate = config.cost.dollars_per_gpu_hour
     if rate is None:
         return text
     least, about, most = (seconds / 3600 * config.cost.num_cards * rate for seconds in (low, middle, high))
     return f"{text}, about ${about:,.2f} (${least:,.2f} to ${most:,.2f})"
+
+
+def _times(low: float, middle: float, high: float) -> str:
+    return f"about {duration(middle)} ({duration(low)} to {duration(high)})"

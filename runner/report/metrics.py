@@ -66,26 +66,30 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What an earlier run tells about the next one. ``tokens_per_second`` counts completion tokens."""
+    """What an earlier run tells about the next one. ``tokens_per_second`` counts completion tokens.
+
+    ``device`` is the driver's name of the card; empty for a CPU, and where the run does not say.
+    """
 
     model: str
+    device: str
     samples: int
     mean_answer: float
     tokens_per_second: float
 
 
 def last_measured(folder: Path) -> Measured | None:
-    """From the last run in the folder that finished an answer."""
+    """From the last run in the folder that finished an answer of a token at least."""
     model, found, began = "", None, 0.0
     for line in read_metrics(folder):
         if line["kind"] == "start":
             model = str(line.get("model", ""))
-        samples = line.get("samples", 0)
-        if line["kind"] == "start" or not samples:
+        samples, tokens = line.get("samples", 0), line.get("finished_tokens", 0)
+        if line["kind"] == "start" or not samples or not tokens:
             continue
         began = line["time"] - line.get("generating_seconds", 0.0)
         seconds = line["time"] - began
         if seconds > 0:
-            tokens = line["finished_tokens"]
-            found = Measured(model, samples, tokens / samples, tokens / seconds)
+            device = str(line.get("engine", {}).get("device", ""))
+            found = Measured(model, device, samples, tokens / samples, tokens / seconds)
     return found

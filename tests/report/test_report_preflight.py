@@ -84,17 +84,29 @@ def test_an_unknown_card_is_refused(rows: Path, capsys: pytest.CaptureFixture[st
         card_of("")
 
 
-def test_an_earlier_run_gives_lengths_speed_and_cost(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def earlier_run(rows: Path, device: str) -> None:
     (rows / "earlier" / ".runner").mkdir(parents=True)
     log = MetricsLog(rows / "earlier", "r1")
     log.append({"kind": "start", "time": 0.0, "model": "m"})
     line = {"kind": "end", "time": 9.0, "samples": 10, "finished_tokens": 200, "generating_seconds": 4.0}
-    log.append(line)
+    log.append({**line, "engine": {"device": device}})
+    log.append({**line, "time": 10.0, "finished_tokens": 0})  # all that ended so far failed at once: no speed
+
+
+def test_an_earlier_run_gives_lengths_speed_and_cost(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    earlier_run(rows, "NVIDIA L4")
     arguments = [*ARGUMENTS, "preflight.measured=earlier", "cost.dollars_per_gpu_hour=3600"]
     out = run(arguments, capsys)[1]
     assert "an earlier run had 20 on average" in out
     # 53 rows x 50/53 that give an answer x 20 tokens / 50 a second = 20 s, 30 % either way
-    assert "(50 tokens a second with m): about 20 s (14 s to 26 s), about $20.00 ($14.00 to $26.00)" in out
+    speed = "(50 tokens a second with m on NVIDIA L4)"
+    assert f"{speed}: about 20 s (14 s to 26 s), about $20.00 ($14.00 to $26.00)" in out
+
+
+def test_an_earlier_run_on_a_cpu_is_named_and_costs_no_dollars(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    earlier_run(rows, "")
+    out = run([*ARGUMENTS, "preflight.measured=earlier", "cost.dollars_per_gpu_hour=3600"], capsys)[1]
+    assert "(50 tokens a second with m on a CPU): about 20 s (14 s to 26 s)\n" in f"{out}\n"
 
 
 def test_torn_lines_are_skipped(tmp_path: Path) -> None:
