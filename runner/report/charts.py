@@ -15,7 +15,7 @@ _MAX_POINTS = 400
 
 
 def bars(found: Sequence[Bin], label: str) -> str:
-    """A bar for each bin."""
+    """A bar for each bin, as wide as the others also where its bin is wider."""
     if not found:
         return ""
     top = _nice_top(max(item.count for item in found))
@@ -29,7 +29,10 @@ def bars(found: Sequence[Bin], label: str) -> str:
             f'<rect class="bar" {place} width="{max(step - 2, 1):.1f}" height="{height:.1f}">'
             f"<title>{title}</title></rect>"
         )
-    ends = ((_LEFT, f"{found[0].low:,}", "start"), (_WIDTH - _RIGHT, f"{found[-1].high - 1:,} tokens", "end"))
+    last = found[-1]
+    is_wider = last.high - last.low > found[0].high - found[0].low
+    words = f"last bar: {last.low:,} to {last.high - 1:,} tokens" if is_wider else f"{last.high - 1:,} tokens"
+    ends = ((_LEFT, f"{found[0].low:,}", "start"), (_WIDTH - _RIGHT, words, "end"))
     return _chart(label, shapes, ends, [f"{top * part:,.4g}" for part in _GRID])
 
 

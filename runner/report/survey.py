@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from runner.report.plain import table
 
 _BAR = 40
 _MAX_PREFIXES = 2_000_000
+_FAR = 20  # times the median: a value beyond would leave most bins of equal width empty
+_CUT = 4  # times the median, where the bins of equal width then end
 
 
 class PromptSurvey:
@@ -60,23 +64,34 @@ class Bin:
 
 
 def bins(values: Sequence[int], num_bins: int = 10) -> list[Bin]:
-    """Equal steps of a round width from the smallest value to the largest."""
+    """Equal steps of a round width from the smallest value to the largest; see `bins_of_counts` for the last one."""
     return bins_of_counts(Counter(values), num_bins)
 
 
 def bins_of_counts(values: Mapping[int, int], num_bins: int = 10) -> list[Bin]:
-    """As `bins`, of values that are counted already."""
+    """As `bins`, of values that are counted already.
+
+    Where the largest lies far from most, the last bin is wide and takes all that do, or the others would share one.
+    """
     if not values:
         return []
-    low, high = min(values), max(values) + 1
-    width = round_up((high - low) / num_bins)
-    first = low // width
+    low, high = min(values), max(values)
+    middle = max(_median(values), 1)
+    is_cut = high > _FAR * middle
+    end = _CUT * middle if is_cut else high
+    width = round_up((end + 1 - low) / num_bins)
+    first, last = low // width, end // width + is_cut
     counts: Counter[int] = Counter()
     for value, count in values.items():
-        counts[value // width - first] += count
-    return [
-        Bin((first + i) * width, (first + i + 1) * width, counts[i]) for i in range((high - 1) // width - first + 1)
-    ]
+        counts[min(value // width, last)] += count
+    found = [Bin(i * width, (i + 1) * width, counts[i]) for i in range(first, last + 1)]
+    return [*found[:-1], replace(found[-1], high=high + 1)] if is_cut else found
+
+
+def _median(values: Mapping[int, int]) -> int:
+    ordered = sorted(values)
+    ranks = list(accumulate(values[value] for value in ordered))
+    return ordered[bisect_left(ranks, ranks[-1] / 2)]
 
 
 def histogram(values: Sequence[int]) -> str:

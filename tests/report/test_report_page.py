@@ -131,6 +131,11 @@ def test_the_column_of_logprobs_is_not_the_jobs_output(tmp_path: Path, prefix: s
     assert (card["parsed"], "unparsed" in card["states"]) == ("", False)
 
 
+def test_a_wider_last_bar_says_so() -> None:
+    assert "last bar: 10 to 999 tokens" in bars([Bin(0, 10, 5), Bin(10, 1000, 1)], "x")
+    assert "last bar" not in bars([Bin(0, 10, 5), Bin(10, 20, 1)], "x")
+
+
 def test_charts_escape_and_hold_every_bar() -> None:
     assert bars([Bin(0, 10, 3), Bin(10, 20, 1)], '"<x>').count("<rect") == 2
     assert "<x>" not in bars([Bin(0, 10, 3)], '"<x>') + lines([0.0, 1.0], {"<x>": [1.0, 2.0]}, "<x>")

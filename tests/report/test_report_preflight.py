@@ -226,5 +226,13 @@ def test_bins_hold_every_value_once(values: list[int]) -> None:
     assert all(sum(item.low <= value < item.high for item in found) == 1 for value in values)
 
 
+def test_one_huge_value_leaves_the_others_apart() -> None:
+    values = [*range(20, 120), 1_000_000]
+    found = bins(values)
+    assert max(item.count for item in found) <= 50
+    assert (found[-1].high, found[-1].count) == (1_000_001, 1)
+    assert [item.high - item.low for item in found[:-1]] == [50] * (len(found) - 1)
+
+
 def test_quantiles() -> None:
     assert [quantile([4, 1, 3, 2], share) for share in (0.0, 0.25, 0.5, 0.51, 1.0)] == [1, 1, 2, 3, 4]
