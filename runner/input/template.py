@@ -8,7 +8,6 @@ turn of a loop and every call of a macro looks at the clock, and what can make l
 from __future__ import annotations
 
 import functools
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,18 +25,22 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from runner.config import JobConfig
 from runner.errors import ConfigError
 from runner.input.few_shot import EXAMPLES, load_examples
+from runner.input.template_bounds import (
+    BINOP_BOUNDS,
+    MAX_CHARS,
+    bound_call,
+    bound_filter,
+    bound_values,
+    bounded_json,
+    size,
+)
 
 MAX_SECONDS = 1.0
-MAX_CHARS = 8 * 1024 * 1024
-MAX_WIDTH = 99_999
-MAX_PRODUCT = 64 * 1024 * 1024
+MAX_MADE = 256 * 1024 * 1024
 
 _FAULTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError, MemoryError)
-_GROWING_FILTERS = frozenset({"batch", "center", "format", "indent", "join", "replace", "slice", "wordwrap"})
-_WIDE_FORMAT = re.compile(r"%[^a-zA-Z%]*(\d{6,}|\*)|\{[^}]*\d{6,}")
+_JINJA_VALUES = (jinja2.Environment, jinja2.runtime.Context, nodes.EvalContext)
 _TICK = "_tick"
-_INT64 = 1 << 63
-_ITEM_CHARS = 16  # what one more value counts for
 
 
 class TemplateError(Exception):
@@ -75,7 +78,7 @@ class PromptTemplate:
 
     def render(self, values: dict[str, Any]) -> str:
         """The prompt of one row; raises TemplateError when a value is missing or null, or a cap is reached."""
-        self._environment.deadline = time.monotonic() + MAX_SECONDS
+        self._environment.deadline, self._environment.made = time.monotonic() + MAX_SECONDS, 0
         try:
             return self._environment.join_bounded(self._template.generate({**self._constants, **values}))
         except jinja2.UndefinedError as error:
@@ -154,33 +157,30 @@ class _Environment(ImmutableSandboxedEnvironment):
             optimized=False,
         )
         self.deadline = float("inf")
+        self.made = 0  # characters and items that calls and filters made for the prompt at hand
         self.concat = self.join_bounded  # type: ignore[method-assign]
         self.globals.pop("lipsum")
         self.globals[_TICK] = self._tick
-        self.filters = {name: _bounded(name, function) for name, function in self.filters.items()}
+        self.policies["json.dumps_function"] = functools.partial(bounded_json, self.join_bounded)
+        self.filters = {name: self._bounded(name, function) for name, function in self.filters.items()}
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         self._tick()
-        _BINOP_BOUNDS[operator](left, right)
+        BINOP_BOUNDS[operator](left, right)
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - Jinja's names
         __self._tick()
-        values = (*args, *kwargs.values())
-        owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)  # the sandbox wraps str.format
-        if isinstance(owner, str | bytes | list | tuple):
-            _bound_product((owner, *values))
-            _bound_format(owner)
-        _bound_values(values)
-        return super().call(__context, __obj, *args, **kwargs)
+        bound_call(getattr(__obj, "__wrapped__", __obj), (*args, *kwargs.values()))  # the sandbox wraps str.format
+        return __self._counted(super().call(__context, __obj, *args, **kwargs))
 
     def join_bounded(self, pieces: Iterable[str]) -> str:
         """The pieces as one string, of bounded size."""
-        size, kept = 0, []
+        total, kept = 0, []
         for piece in pieces:
             self._tick()
-            size += len(piece)
-            if size > MAX_CHARS:
+            total += len(piece)
+            if total > MAX_CHARS:
                 raise SecurityError(f"the text grows over {MAX_CHARS} characters")
             kept.append(piece)
         return "".join(kept)
@@ -190,86 +190,27 @@ class _Environment(ImmutableSandboxedEnvironment):
             raise SecurityError(f"it ran for over {MAX_SECONDS:g} s")
         return ""
 
+    def _counted(self, value: Any) -> Any:
+        """Many values of a fair size are together too much."""
+        self.made += size(value)
+        if self.made > MAX_MADE:
+            raise SecurityError(f"it makes over {MAX_MADE} characters in all")
+        return value
+
+    def _bounded(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter that judges the sizes of its arguments first."""
+
+        @functools.wraps(function)  # also keeps Jinja's mark of filters that take the environment
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._tick()
+            bound_filter(name, [v for v in (*args, *kwargs.values()) if not isinstance(v, _JINJA_VALUES)])
+            return self._counted(function(*args, **kwargs))
+
+        return call
+
 
 def _printable(value: Any) -> Any:
     if value is None:
         raise jinja2.UndefinedError("a printed value is null")
-    _bound_values((value,))
+    bound_values((value,))
     return value
-
-
-def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that judges the sizes of its arguments first."""
-
-    @functools.wraps(function)  # also keeps Jinja's mark of filters that take the environment
-    def call(*args: Any, **kwargs: Any) -> Any:
-        values = [v for v in (*args, *kwargs.values()) if not isinstance(v, _JINJA_VALUES)]
-        if name in _GROWING_FILTERS:
-            _bound_product(values)
-        if name == "format":
-            _bound_format(values[0])
-        _bound_values(values)
-        return function(*args, **kwargs)
-
-    return call
-
-
-_JINJA_VALUES = (jinja2.Environment, jinja2.runtime.Context, nodes.EvalContext)
-
-
-def _bound_values(values: Iterable[Any]) -> None:
-    """No huge number, and not too much text in all, however deep it is nested."""
-    left = MAX_CHARS
-    stack = list(values)
-    while stack:
-        value = stack.pop()
-        if isinstance(value, int) and abs(value) > _INT64:
-            raise SecurityError("a number is too large")
-        left -= _size(value) + _ITEM_CHARS
-        if left < 0:
-            raise SecurityError(f"a value grows over {MAX_CHARS} characters")
-        if isinstance(value, dict):
-            stack.extend(value.values())
-        elif isinstance(value, list | tuple):
-            stack.extend(value)
-
-
-def _bound_product(values: Sequence[Any]) -> None:
-    """A method or filter on text may give as much as its two largest arguments multiplied."""
-    sizes = sorted((abs(v) if isinstance(v, int) else _size(v) for v in values), reverse=True)
-    if len(sizes) > 1 and (sizes[0] * max(sizes[1], 1) > MAX_PRODUCT):
-        raise SecurityError("a text grows too long")
-
-
-def _bound_format(text: Any) -> None:
-    if isinstance(text, str) and _WIDE_FORMAT.search(text):
-        raise SecurityError(f"a format asks for a width over {MAX_WIDTH}")
-
-
-def _bound_power(left: Any, right: Any) -> None:
-    if not (isinstance(left, int | float) and isinstance(right, int | float) and abs(left) <= 1e6 and abs(right) <= 64):
-        raise SecurityError("a power is too large")
-
-
-def _bound_times(left: Any, right: Any) -> None:
-    if isinstance(left, int | float) and isinstance(right, int | float):
-        if max(abs(left), abs(right)) > 1 << 256:
-            raise SecurityError("a number is too large")
-        return
-    _bound_product((left, right))
-
-
-def _bound_modulo(left: Any, right: Any) -> None:
-    _bound_format(left)
-    _bound_values((left, right))
-
-
-def _bound_plus(left: Any, right: Any) -> None:
-    _bound_values((left, right))
-
-
-_BINOP_BOUNDS = {"*": _bound_times, "**": _bound_power, "%": _bound_modulo, "+": _bound_plus}
-
-
-def _size(value: Any) -> int:
-    return len(value) if isinstance(value, str | bytes | list | tuple | dict) else 0

@@ -78,6 +78,28 @@ ATTACKS = {
     "center": "{{ a | center(1000000000) }}",
     "mapped center": "{{ b | map('center', 1000000000) | join }}",
     "indent": "{{ ('\n' * 10000) | indent(99999) | length }}",
+    "tojson indent": "{{ d | tojson(indent=2 * 10 ** 6) }}",
+    "tojson indent of text": "{{ d | tojson(indent='ab' * 10 ** 6) }}",
+    "mapped tojson": "{{ [d] | map('tojson', indent=2 * 10 ** 6) | join | length }}",
+    "tojson depth": "{% set n = namespace(x=[0] * 300000) %}{% for i in range(99) %}{% set n.x = [n.x] %}{% endfor %}"
+    "{{ n.x | tojson(indent=16) | length }}",
+    "batch": "{{ [1] | batch(6 * 10 ** 6, 0) | list | length }}",
+    "slice": "{{ [1] | slice(6 * 10 ** 6) | list | length }}",
+    "wordwrap": "{{ a | wordwrap(10 ** 9) }}",
+    "round": "{{ 1.5 | round(10 ** 8, 'ceil') }}",
+    "to bytes": "{{ (1).to_bytes(10 ** 7, 'big') | length }}",
+    "zfill": "{{ a.zfill(10 ** 9) }}",
+    "rjust": "{{ a.rjust(10 ** 9) }}",
+    "method center": "{{ a.center(10 ** 9) }}",
+    "expandtabs": "{{ '\t'.expandtabs(10 ** 9) }}",
+    "format width of text": "{{ '{:>{}}'.format(1, '10000000') | length }}",
+    "many widths": "{{ ('{0:99999}' * 1000).format(1) | length }}",
+    "many percent widths": "{{ ('%(k)99999d' * 1000) % d | length }}",
+    "percent of a dictionary": "{{ (('%(k)s' * 1000) % dict(k='x' * 100000)) | length }}",
+    "format of a dictionary": "{{ ('{0[k]}' * 1000).format(dict(k='x' * 100000)) | length }}",
+    "translate": "{{ ('a' * 1000).translate({97: 'x' * 100000}) | length }}",
+    "sum of lists": "{{ ([[1] * 20] * 20000) | sum(start=[]) | length }}",
+    "many of a fair size": "{{ range(99999) | map('center', 9999) | list | length }}",
     "double by join": GROWING.replace("BODY", "{% set n.x = [n.x, n.x] | join %}"),
     "double by tilde": GROWING.replace("BODY", "{% set n.x = n.x ~ n.x %}"),
     "double by plus": GROWING.replace("BODY", "{% set n.x = n.x + n.x %}"),
@@ -94,6 +116,15 @@ def test_an_attack_is_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(template, "MAX_SECONDS", 0.2)
     with pytest.raises(TemplateError):
         render(ATTACKS[name])
+
+
+def test_text_that_looks_like_a_format_is_no_attack() -> None:
+    text = "f'{x:>{w}}' 50% * 3 {1000000}"
+    assert PromptTemplate("{{ a.strip() }}{{ a | upper | lower }}", ["a"]).render({"a": text}) == text * 2
+
+
+def test_json_may_be_indented() -> None:
+    assert render("{{ d | tojson(indent=2) }}") == '{\n  "k": 1\n}'
 
 
 def test_the_file_and_the_text_exclude_each_other(tmp_path: Path) -> None:
