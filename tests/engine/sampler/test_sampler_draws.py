@@ -7,6 +7,7 @@ import pytest
 import torch
 from sampler_help import draw, state_of
 from sampler_stats import chi_square_z, uniform_z
+from test_sampler_filters import edit
 from torch import Tensor
 
 from runner.engine.sampler import Sampler, Variant
@@ -131,6 +132,17 @@ def test_extreme_temperatures(sampler: Sampler, device: str) -> None:
     assert tokens[:2].tolist() == [0, 0]
     assert status.tolist() == [0] * 4
     assert len({tokens[2].item(), tokens[3].item()}) == 2
+
+
+@pytest.mark.parametrize("penalty", [1e-6, 1e6])
+@pytest.mark.parametrize("temperature", [0.0, 1e-5, 1e6])
+def test_extreme_penalties(penalty: float, temperature: float, sampler: Sampler, device: str) -> None:
+    """The ends of the range that settings may take, on logits that are large themselves."""
+    logits = torch.linspace(-1e4, 1e4, 64)[None].to(device)
+    params = SamplingParams(temperature=temperature, repetition_penalty=penalty)
+    state = state_of([params], 64, device=device)
+    edit(state, 0, params, prompt=(0, 63))
+    assert draw(sampler, logits, state, variant=Variant.FULL)[1].tolist() == [0]
 
 
 def test_greedy_rows_ignore_filters_and_seeds(sampler: Sampler, device: str) -> None:
