@@ -41,6 +41,7 @@ class Ask:
     prompt: Any
     sampling: dict[str, Any] = field(default_factory=dict)
     template_kwargs: dict[str, Any] = field(default_factory=dict)
+    raw: bool = False  # text is the whole prompt, whatever job.chat says
 
 
 def checked_messages(value: Any, system_prompt: str | None = None) -> list[Message]:
@@ -70,7 +71,7 @@ def ask_of_batch_line(row: dict[str, Any]) -> Ask:
     kwargs = dict(as_object(body.get("chat_template_kwargs") or {}, "body.chat_template_kwargs"))
     if body.get("tools"):
         kwargs["tools"] = without_nulls(body["tools"])
-    return Ask(prompt, _batch_sampling(body), kwargs)
+    return Ask(prompt, _batch_sampling(body), kwargs, raw=url == _TEXT_URL)
 
 
 def _batch_sampling(body: dict[str, Any]) -> dict[str, Any]:

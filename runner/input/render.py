@@ -99,7 +99,7 @@ class Renderer:
             return
         for index, prompt in enumerate(_prompts(ask.prompt)):
             try:
-                yield self._draft(index, prompt, sampling, ask.template_kwargs)
+                yield self._draft(index, prompt, sampling, ask)
             except PromptError as error:
                 yield self._error(row, Stage.RENDER, error.code, str(error), index, sampling.n)
 
@@ -131,10 +131,10 @@ class Renderer:
         except ConfigError as error:
             raise PromptError("bad_sampling", str(error)) from None
 
-    def _draft(self, index: int, prompt: Any, sampling: SamplingParams, kwargs: dict[str, Any]) -> Draft:
+    def _draft(self, index: int, prompt: Any, sampling: SamplingParams, ask: Ask) -> Draft:
         if isinstance(prompt, str):
             self.counts.empty_prompts += not prompt
-            if not self._chat:
+            if ask.raw or not self._chat:
                 return Draft(index, sampling, text=prompt)
             prompt = [{"role": "user", "content": prompt}]
         if not isinstance(prompt, list):
@@ -145,7 +145,7 @@ class Renderer:
         if not self._chat:
             why = "the model has no chat template" if self._config.chat else "job.chat=false"
             raise PromptError("no_chat_template", f"the row holds messages but {why}")
-        kwargs = {**self._config.chat_template_kwargs, **kwargs}
+        kwargs = {**self._config.chat_template_kwargs, **ask.template_kwargs}
         if kwargs.get("tools") and not self._tokenizer.reads_tools:
             raise PromptError("no_tools", "the row brings tools but the model's chat template has no place for them")
         try:

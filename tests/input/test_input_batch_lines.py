@@ -91,6 +91,11 @@ def test_openai_text_completions_may_hold_several_prompts(tokenizer: TextTokeniz
     assert [item.prompt for item in items if isinstance(item, Request)] == ["a", "b"]
 
 
+def test_a_text_completion_is_raw_text_also_where_the_model_has_a_chat_template(tokenizer: TextTokenizer) -> None:
+    made = request(render(tokenizer, batch_line({"prompt": "Once upon"}, "/v1/completions"))[0])
+    assert (made.prompt, made.messages) == ("Once upon", None)
+
+
 @pytest.mark.parametrize(
     ("line", "code"),
     [
