@@ -20,6 +20,7 @@ from tiny_job import run_job, tiny_spec
 
 from runner.errors import ExitCode
 from runner.output import Selection
+from runner.output.reparation import repair
 from runner.output.verification import verify
 
 _SETTINGS = tiny_spec().fingerprint
@@ -195,6 +196,8 @@ def stale_at_calls(tmp_path, done, goal, change, calls):
         stale.join()
         assert stale.exitcode in (ExitCode.DONE, ExitCode.IO, ExitCode.LOCKED)
         assert contents(path) == goal
+        # A job that is done is only looked at: what the late one left in journals/ or stage/ stays until a repair.
+        assert repair(path).damages == []
         finish(path, done, goal, change)
         if not stopped:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fuzz import fuzz
 
-from runner.input import conversation
+from runner.text import messages
 
 
 def test_a_slice_of_the_fuzzing_finds_nothing() -> None:
@@ -14,6 +14,6 @@ def test_a_slice_of_the_fuzzing_finds_nothing() -> None:
 
 
 def test_the_fuzzing_finds_an_error_that_is_not_a_documented_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversation, "_ROLES", None)
+    monkeypatch.setattr(messages, "_ROLES", None)
     with pytest.raises(TypeError):
         fuzz(cases=2000, seconds=60, seed=0)
