@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,10 @@ from runner.text import ChatError, as_in_source, override_sampling, resolve_toke
 from runner.text.interface import PromptTokenizer
 from runner.types import Job, Refused, Request, RowError, SamplingParams, SourceRow, Stage
 
+log = logging.getLogger(__name__)
+
 SAMPLING_COLUMN = "sampling_params"
+_OF_A_RUN = frozenset({"row_id", "request_index", "sample_index"})
 TOOLS_COLUMN = "tools"
 
 
@@ -58,6 +62,7 @@ class Renderer:
     ) -> None:
         """``columns`` are the input's; raises ConfigError when the template or the settings do not suit them."""
         _refuse_absent(input_config, columns)
+        _warn_of_carried_sampling(columns)
         self.counts = RenderCounts()
         self._job = job
         self._tokenizer = tokenizer
@@ -205,6 +210,16 @@ def _refuse_absent(config: InputConfig, columns: Sequence[str]) -> None:
     ):
         if columns and name != usual and name not in columns:
             raise ConfigError(f"input.{key}={name}: no such column; there are {', '.join(columns)}")
+
+
+def _warn_of_carried_sampling(columns: Sequence[str]) -> None:
+    """A run's output carries the column that governed that run; it governs this one too."""
+    if {SAMPLING_COLUMN, *_OF_A_RUN} <= set(columns):
+        log.warning(
+            "the input is a run's output, and its column %s sets the sampling of each row here too; "
+            "leave it out with input.columns",
+            SAMPLING_COLUMN,
+        )
 
 
 def _prompts(prompt: Any) -> list[Any]:

@@ -271,3 +271,12 @@ def test_a_clamped_answer_keeps_its_minimum_within_the_room(tokenizer: TextToken
     row = {"prompt": "z" * 39, "sampling_params": {"min_tokens": 15}}
     sampling = request(render(tokenizer, row, max_model_len=50, chat=False)[0]).sampling
     assert (sampling.max_tokens, sampling.min_tokens) == (10, 10)
+
+
+@pytest.mark.parametrize(("row_id", "warnings"), [("row_id", 1), ("id", 0)])
+def test_sampling_that_a_run_before_left_is_warned_of(
+    row_id: str, warnings: int, tokenizer: TextTokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {row_id: 0, "request_index": 0, "sample_index": 0, "prompt": "a", "sampling_params": {"max_tokens": 3}}
+    assert request(render(tokenizer, row, row)[0]).sampling.max_tokens == 3
+    assert caplog.text.count("leave it out with input.columns") == warnings
