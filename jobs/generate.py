@@ -12,18 +12,23 @@ from runner.types import Refused
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Takes the messages column where a row has one, else the prompt column."""
+    """Takes the prompt column that the user named; else the messages column where a row has one, else `prompt`."""
 
     prompt_column: str = "prompt"
     messages_column: str = "messages"
 
     @classmethod
     def from_config(cls, config: InputConfig) -> Job:
+        if config.prompt_column != InputConfig.prompt_column and config.messages_column != InputConfig.messages_column:
+            raise ConfigError(
+                f"input.prompt_column={config.prompt_column} and input.messages_column={config.messages_column} "
+                "are both set; keep one of them"
+            )
         return cls(config.prompt_column, config.messages_column)
 
     def prompt(self, row: dict[str, Any]) -> Any:
         messages, prompt = row.get(self.messages_column), row.get(self.prompt_column)
-        if messages is not None:
+        if messages is not None and self.prompt_column == InputConfig.prompt_column:
             return messages
         if isinstance(prompt, str):
             return prompt
