@@ -9,13 +9,14 @@ from runner.output.commits import Commit, Totals, newest_generations, write_comm
 from runner.output.folder import Folder, guard
 from runner.output.layout import KINDS
 from runner.output.recovery import set_aside
-from runner.output.verification import Damage, Report, verify
+from runner.output.verification import Damage, Report, leftovers, verify
 
 
 def repair(path: str | Path) -> Report:
     """Verifies the folder and marks each damaged range by a tombstone; returns what `verify` found.
 
-    Nothing is deleted: damaged and foreign files move to `.runner/damaged/`. Good ranges are not touched.
+    Damaged and foreign files move to `.runner/damaged/`; good ranges are not touched. All that is deleted is what is
+    left in the stage and the journals of a job that is done and whole.
     Raises as `verify` does.
     """
     report = verify(path)
@@ -31,6 +32,10 @@ def repair(path: str | Path) -> Report:
             folder.sync_parts()
             folder.write_card()
             folder.disk.sync_dir(folder.layout.root)
+    elif folder.disk.size(folder.layout.success) is not None:
+        with guard(folder.layout):
+            for leftover in leftovers(folder):
+                folder.disk.unlink(leftover)
     return report
 
 

@@ -154,6 +154,12 @@ def _check_success(folder: Folder, report: Report) -> None:
         unseal(folder.disk.read(path))
     except Broken as error:
         report.damages.append(Damage(path, str(error)))
-    left = [name for place in (folder.layout.stage, folder.layout.journals) for name in folder.disk.names(place)]
+    left = leftovers(folder)
     if left:
         report.notes.append(f"{len(left)} files in {folder.layout.hidden} no longer serve; repair removes them")
+
+
+def leftovers(folder: Folder) -> list[Path]:
+    """What runs wrote on the way to a job that is done: a writer that wakes up late leaves it behind."""
+    places = (folder.layout.stage, folder.layout.journals)
+    return [place / name for place in places for name in folder.disk.names(place)]
