@@ -14,6 +14,7 @@ from commands import ROOT, command, digests, start, write_rows
 from tiny_models import save_tiny_model
 
 RUN = ("job=generate", "input.path=rows.jsonl", "model.path=model", "model.device=cpu", "output.rows_per_shard=8")
+ONE_BY_ONE = ("engine.max_num_seqs=1", "output.sync_seconds=0.05")  # so that there is time to kill it in between
 SAMPLING = ("sampling.max_tokens=40", "sampling.temperature=0.9", "sampling.ignore_eos=true", "engine.max_num_seqs=4")
 
 
@@ -54,7 +55,7 @@ def test_the_batch_never_shows_in_what_is_written(folder: Path) -> None:
 
 
 def test_an_engine_that_is_killed_is_made_anew_and_nothing_is_lost(folder: Path) -> None:
-    process = start(folder, *RUN, *SAMPLING, "output.dir=crashed", "output.sync_seconds=0.2")
+    process = start(folder, *RUN, *SAMPLING, *ONE_BY_ONE, "output.dir=crashed")
     os.kill(wait_for_rows(process, folder / "crashed"), signal.SIGKILL)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
@@ -63,7 +64,7 @@ def test_an_engine_that_is_killed_is_made_anew_and_nothing_is_lost(folder: Path)
 
 
 def test_a_killed_run_leaves_no_engine_behind_and_its_rerun_gives_the_same_bytes(folder: Path) -> None:
-    arguments = (*RUN, *SAMPLING, "output.dir=killed", "output.sync_seconds=0.2")
+    arguments = (*RUN, *SAMPLING, *ONE_BY_ONE, "output.dir=killed")
     process = start(folder, *arguments)
     engine = wait_for_rows(process, folder / "killed")
     process.kill()
