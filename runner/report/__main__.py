@@ -10,7 +10,7 @@ from pathlib import Path
 from runner.errors import ConfigError, ExitCode, RunnerError, StorageError
 from runner.output.contents import Contents, read_contents
 from runner.report.history import history_of
-from runner.report.metrics import read_metrics
+from runner.report.metrics import metrics_by_run
 from runner.report.page import Facts, render
 from runner.report.samples import answer_card, error_card
 
@@ -71,7 +71,7 @@ def _facts(folder: Path, contents: Contents, dollars_per_gpu_hour: float | None)
         finish_reasons=contents.finish_reasons,
         lengths=contents.lengths,
         samples=cards,
-        history=history_of(read_metrics(folder)),
+        history=history_of(metrics_by_run(folder)),
         dollars_per_gpu_hour=dollars_per_gpu_hour,
         written=time.strftime("%Y-%m-%d %H:%M"),
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 
 from runner.report.survey import Bin, round_up
 from runner.report.throughput import duration
+from runner.report.timeline import Axis, Curve, Stop
 
 _WIDTH, _HEIGHT = 560, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 26
 _GRID = (0.0, 0.5, 1.0)
-_MAX_POINTS = 400
 
 
 def bars(found: Sequence[Bin], label: str) -> str:
@@ -36,56 +37,75 @@ def bars(found: Sequence[Bin], label: str) -> str:
     return _chart(label, shapes, ends, [f"{top * part:,.4g}" for part in _GRID])
 
 
-def lines(times: Sequence[float], series: Mapping[str, Sequence[float]], label: str, percent: bool = False) -> str:
-    """One line for each series over seconds since the start; the classes line-0, line-1, ... give the colours."""
-    if len(times) < 2:
+def lines(axis: Axis, series: Mapping[str, Curve], label: str, percent: bool = False) -> str:
+    """One line for each series over the axis; the classes line-0, line-1, ... give the colours."""
+    if len(axis.times) < 2:
         return ""
-    top = _nice_top(max((max(values) for values in series.values()), default=1.0))
+    top = _nice_top(max((value for values in series.values() for value in values if value is not None), default=1.0))
     shapes = []
     for index, (name, values) in enumerate(series.items()):
-        points = _points(times, [value / top for value in values])
-        shapes.append(f'<polyline class="line-{index}" points="{points}"><title>{escape(name)}</title></polyline>')
+        for piece in _pieces(axis, [None if value is None else value / top for value in values]):
+            points = _points(axis, piece)
+            shapes.append(f'<polyline class="line-{index}" points="{points}"><title>{escape(name)}</title></polyline>')
     steps = [f"{top * part:.3g}%" if percent else f"{top * part:,.4g}" for part in _GRID]
-    return _over_time(label, times, shapes, series, steps)
+    return _over_time(label, axis, shapes, series, steps)
 
 
-def percents(times: Sequence[float], series: Mapping[str, Sequence[float]], label: str) -> str:
+def percents(axis: Axis, series: Mapping[str, Curve], label: str) -> str:
     """As `lines`, of shares."""
-    return lines(times, {name: [100 * value for value in values] for name, values in series.items()}, label, True)
+    shown = {name: [None if value is None else 100 * value for value in values] for name, values in series.items()}
+    return lines(axis, shown, label, True)
 
 
-def areas(times: Sequence[float], series: Mapping[str, Sequence[float]], label: str) -> str:
-    """Shares of a whole, one on top of the other, over seconds since the start; the classes area-0, area-1, ..."""
-    if len(times) < 2:
+def areas(axis: Axis, series: Mapping[str, Curve], label: str) -> str:
+    """Shares of a whole, one on top of the other; the classes area-0, area-1, ..."""
+    if len(axis.times) < 2:
         return ""
-    floor = [0.0] * len(times)
+    floor = [0.0] * len(axis.times)
     shapes = []
     for index, (name, values) in enumerate(series.items()):
-        top = [min(low + value, 1.0) for low, value in zip(floor, values, strict=True)]
-        outline = f"{_points(times, top)} {_points(times, floor, backwards=True)}"
-        shapes.append(f'<polygon class="area-{index}" points="{outline}"><title>{escape(name)}</title></polygon>')
-        floor = top
-    return _over_time(label, times, shapes, series, [f"{part:.0%}" for part in _GRID])
+        top = [None if value is None else min(low + value, 1.0) for low, value in zip(floor, values, strict=True)]
+        for piece in _pieces(axis, top):
+            below = [(time, floor[place]) for time, _, place in reversed(piece)]
+            outline = f"{_points(axis, piece)} {_points(axis, below)}"
+            shapes.append(f'<polygon class="area-{index}" points="{outline}"><title>{escape(name)}</title></polygon>')
+        floor = [value or 0.0 for value in top]
+    return _over_time(label, axis, shapes, series, [f"{part:.0%}" for part in _GRID])
 
 
-def _points(times: Sequence[float], heights: Sequence[float], backwards: bool = False) -> str:
-    """``heights`` are parts of the chart's; at most so many points that the page stays small."""
-    stride = -(-len(times) // _MAX_POINTS)
-    width, height, span = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM, max(times[-1], 1e-9)
-    pairs = list(zip(times, heights, strict=True))
-    kept = [*pairs[:-1:stride], pairs[-1]]
-    return " ".join(
-        f"{_LEFT + width * time / span:.1f},{_HEIGHT - _BOTTOM - height * part:.1f}"
-        for time, part in (reversed(kept) if backwards else kept)
+def _pieces(axis: Axis, heights: Curve) -> list[list[tuple[float, float, int]]]:
+    """(time, part of the chart's height, place in the curve) of each piece between two stops."""
+    found: list[list[tuple[float, float, int]]] = [[]]
+    for place, (time, height) in enumerate(zip(axis.times, heights, strict=True)):
+        if height is None:
+            found.append([])
+        else:
+            found[-1].append((time, height, place))
+    return [piece for piece in found if piece]
+
+
+def _points(axis: Axis, places: Iterable[tuple[float, float] | tuple[float, float, int]]) -> str:
+    height = _HEIGHT - _TOP - _BOTTOM
+    return " ".join(f"{_across(axis, time):.1f},{_HEIGHT - _BOTTOM - height * part:.1f}" for time, part, *_ in places)
+
+
+def _across(axis: Axis, time: float) -> float:
+    return _LEFT + (_WIDTH - _LEFT - _RIGHT) * time / max(axis.times[-1], 1e-9)
+
+
+def _over_time(label: str, axis: Axis, shapes: Sequence[str], names: Iterable[str], steps: Sequence[str]) -> str:
+    ends = ((_LEFT, "0 s", "start"), (_WIDTH - _RIGHT, duration(axis.seconds), "end"))
+    legend = "".join(f'<span class="key-{i}">{escape(name)}</span>' for i, name in enumerate(names))
+    return (
+        f'{_chart(label, [*map(partial(_stop, axis), axis.stops), *shapes], ends, steps)}<p class="legend">{legend}</p>'
     )
 
 
-def _over_time(
-    label: str, times: Sequence[float], shapes: Sequence[str], names: Iterable[str], steps: Sequence[str]
-) -> str:
-    ends = ((_LEFT, "0 s", "start"), (_WIDTH - _RIGHT, duration(times[-1]), "end"))
-    legend = "".join(f'<span class="key-{i}">{escape(name)}</span>' for i, name in enumerate(names))
-    return f'{_chart(label, shapes, ends, steps)}<p class="legend">{legend}</p>'
+def _stop(axis: Axis, stop: Stop) -> str:
+    """A band as wide as the stop is drawn, at least a line; it says how long the stop was."""
+    left, right = _across(axis, stop.start), _across(axis, stop.end)
+    place = f'x="{left:.1f}" y="{_TOP}" width="{max(right - left, 1.5):.1f}" height="{_HEIGHT - _TOP - _BOTTOM}"'
+    return f'<rect class="stop" {place}><title>nothing ran for {duration(stop.seconds)}</title></rect>'
 
 
 def _chart(label: str, shapes: Sequence[str], ends: Sequence[tuple[float, str, str]], steps: Sequence[str]) -> str:

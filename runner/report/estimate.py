@@ -113,7 +113,8 @@ def _by_roofline(config: RunnerConfig, card: Card, shape: ModelShape, demand: De
     least, most = card.reached
     spread = few / most, some / math.sqrt(least * most), many / least
     cards = f"{config.cost.num_cards} x {card.title}"
-    line = f"  by the limits of {cards}: {_range(config, *spread)}; runs reach {least:.0%} to {most:.0%} of the limits"
+    shown = _times(*spread) if card.is_cpu else _range(config, *spread)
+    line = f"  by the limits of {cards}: {shown}; runs reach {least:.0%} to {most:.0%} of the limits"
     return line if card.is_cpu else f"{line}\n  and a minute or two to load and compile"
 
 

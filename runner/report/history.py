@@ -1,146 +1,164 @@
-"""What the measured lines tell about a job's runs: time and quality over all of them, curves and tail of the last."""
+"""What the measured lines tell about all runs of a job together: time, cost, quality, curves, the tail."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+
+from runner.report.runs import SECONDS, Run, runs_of
 from runner.report.throughput import duration
+from runner.report.timeline import Axis, Curve, Timeline
 from runner.report.view import PHASE_NAMES
 
-_TAIL_SHARE = 0.5
+_SHOWN_MEAN = 0.005
 
 
-@dataclass
+@dataclass(frozen=True)
 class History:
-    """``seconds`` and ``tokens`` add up all runs; ``times`` are seconds since the last run began to generate."""
+    """The runs of a job in the order of their beginnings, side by side or one after another."""
 
-    model: str = ""
-    dollars_per_gpu_hour: float | None = None
-    seconds: float = 0.0
-    tokens: int = 0
-    answers: int = 0
-    quality: Counter[str] = field(default_factory=Counter)
-    quality_rates: dict[str, list[float]] = field(default_factory=dict)
-    times: list[float] = field(default_factory=list)
-    speed: dict[str, list[float]] = field(default_factory=dict)
-    queue: dict[str, list[float]] = field(default_factory=dict)
-    device: dict[str, list[float]] = field(default_factory=dict)
-    card: dict[str, list[float]] = field(default_factory=dict)
-    process: dict[str, list[float]] = field(default_factory=dict)
-    last: Mapping[str, Any] = field(default_factory=dict)
-    bottleneck: str = ""
+    runs: Sequence[Run] = ()
 
     @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
+    def model(self) -> str:
+        return str(self._last_said("model") or "")
 
     @property
-    def idle_share(self) -> float:
-        """Of the last run's time, in which its card computed nothing; 0 where there was no card."""
-        idle = self.device.get("idle", [])
-        return sum(idle) / len(idle) if idle and self.last.get("engine", {}).get("device") else 0.0
+    def dollars_per_gpu_hour(self) -> float | None:
+        """As the last run was told."""
+        return self._last_said("dollars_per_gpu_hour")
+
+    @property
+    def seconds(self) -> float:
+        """Of generating, all runs added up."""
+        return sum(run.seconds for run in self.runs)
+
+    @property
+    def gpu_seconds(self) -> float:
+        """The same of the runs that had a GPU: one each."""
+        return sum(run.seconds for run in self._on_gpus)
+
+    @property
+    def gpu_token_share(self) -> float:
+        """Of the tokens of all finished answers, those that a GPU made."""
+        tokens = sum(_tokens(run) for run in self.runs)
+        return sum(_tokens(run) for run in self._on_gpus) / tokens if tokens else 0.0
+
+    @property
+    def idle_gpu_seconds(self) -> float:
+        """In which a GPU that had a run computed nothing."""
+        return sum(float(run.sums[name][-1]) for run in self._on_gpus for name in ("host", "io") if name in run.sums)
+
+    @property
+    def tail_gpu_seconds(self) -> float:
+        """Of the GPUs that still had a run in the tail."""
+        tail = np.array([self._timeline.tail_began(), self._timeline.ended])
+        return sum(float(run.amounts(SECONDS, tail)[0]) for run in self._on_gpus)
 
     @property
     def tail_seconds(self) -> float:
-        """How long at its end fewer than half of the most sequences ran."""
-        running = self.queue.get("running", [])
-        most = max(running, default=0.0)
-        full = [t for t, number in zip(self.times, running, strict=True) if number >= _TAIL_SHARE * most]
-        return self.times[-1] - full[-1] if full and most else 0.0
+        """How long at the end fewer than half of the most sequences ran, of all runs since the last stop."""
+        return self._timeline.ended - self._timeline.tail_began()
 
-    def notes(self) -> list[str]:
-        """The bottleneck, the time of the card, the tail and the cache in words."""
-        found = [f"Bottleneck most of the time: {self.bottleneck}."] if self.bottleneck else []
-        found += _means("Time of the engine", self.device) + _means("Use of the card", self.card)
-        if self.tail_seconds > 0:
-            tail = f"the last {duration(self.tail_seconds)} ({self.tail_seconds / max(self.times[-1], 1e-9):.0%})"
-            found.append(f"Tail: {tail} had less than half of the sequences running.")
-        engine = self.last.get("engine", {})
-        cached = engine.get("cached_tokens", 0)
-        if cached:
-            hits = cached / (cached + engine.get("prompt_tokens", 0))
-            found.append(
-                f"Prefix cache: {hits:.0%} of the prompt tokens; {engine.get('preemptions', 0):,} preemptions."
-            )
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all runs together, over the time in which at least one ran."""
+        watched = self.axis.seconds - sum(stop.seconds for stop in self.axis.stops)
+        return sum(_tokens(run) for run in self.runs) / watched if watched else 0.0
+
+    @property
+    def answers(self) -> int:
+        return sum(run.last.get("samples", 0) for run in self.runs)
+
+    @property
+    def quality(self) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for run in self.runs:
+            found.update(run.last.get("quality_totals", {}))
         return found
 
+    @property
+    def device(self) -> str:
+        """The GPUs that ran, without twins; empty where none did."""
+        return ", ".join(dict.fromkeys(run.device for run in self._on_gpus))
 
-def history_of(lines: Sequence[Mapping[str, Any]]) -> History:
-    """From the lines of `read_metrics`; runs that share the folder are told apart by their ``run``."""
-    runs: dict[str, list[Mapping[str, Any]]] = {}
-    found = History()
-    for line in lines:
-        if line["kind"] == "start":
-            found.model = str(line.get("model", ""))
-            found.dollars_per_gpu_hour = line.get("dollars_per_gpu_hour")
-        elif "samples" in line:
-            runs.setdefault(str(line.get("run")), []).append(line)
-    for points in runs.values():
-        last = points[-1]
-        found.seconds += last.get("generating_seconds", 0.0)
-        found.tokens += last.get("finished_tokens", 0)
-        found.answers += last.get("samples", 0)
-        found.quality.update(last.get("quality_totals", {}))
-    if runs:
-        _fill_curves(found, list(runs.values())[-1])
-    return found
+    @property
+    def axis(self) -> Axis:
+        return self._timeline.axis
 
-
-def _fill_curves(found: History, points: Sequence[Mapping[str, Any]]) -> None:
-    points = [point for point in points if point.get("engine", {}).get("steps", 1)] or points  # it had loaded
-    began = points[0]["time"] - points[0].get("generating_seconds", 0.0)
-    found.last = points[-1]
-    found.times = [point["time"] - began for point in points]
-    found.bottleneck = _usual([str(point["bottleneck"]) for point in points if point.get("bottleneck")])
-    engine = [point.get("engine", {}) for point in points]
-    found.speed = {
-        "answer tokens": _rates(found.times, [state.get("completion_tokens", 0) for state in engine]),
-        "prompt tokens": _rates(found.times, [state.get("prompt_tokens", 0) for state in engine]),
-    }
-    found.queue = {
-        "running": [float(state.get("num_running", 0)) for state in engine],
-        "waiting": [float(state.get("num_waiting", 0)) for state in engine],
-    }
-    used = [point.get("usage", {}) for point in points]
-    found.device = {
-        "prefill": _curve(used, "prefill"),
-        "decode": _curve(used, "decode"),
-        "idle": [usage.get("host", 0.0) + usage.get("io", 0.0) for usage in used],
-    }
-    if engine[-1].get("device"):
-        found.card = {
-            name: _curve(used, key)
-            for key, name in (("flops", "arithmetic (MFU)"), ("bandwidth", "memory bandwidth"))
-            if any(usage.get(key) for usage in used)
+    def curves(self) -> dict[str, dict[str, Curve]]:
+        """By title, then by name; of all runs together."""
+        line = self._timeline
+        at_once = line.total(SECONDS)
+        titles = {
+            "speed": {name: line.total(name) for name in ("answer tokens", "prompt tokens")},
+            "queue": {name: line.total(name) for name in ("running", "waiting")},
+            "device": {"prefill": line.mean("prefill"), "decode": line.mean("decode"), "idle": line.mean("host", "io")},
+            "card": {"arithmetic (MFU)": line.mean("flops"), "memory bandwidth": line.mean("bandwidth")},
+            "process": {shown: line.mean(name) for name, shown in PHASE_NAMES.items()},
+            "quality": {name: line.mean(name) for name in self.quality},
+            "runs": {"processes": at_once} if max(filter(None, at_once), default=0.0) > 1.5 else {},
         }
-    rates = [point.get("quality", {}) for point in points]
-    curves = {name: _curve(rates, name) for name in points[-1].get("quality", {})}
-    found.quality_rates = {name: values for name, values in curves.items() if any(values)}
-    phases = [point.get("phases", {}) for point in points]
-    found.process = {shown: _curve(phases, name) for name, shown in PHASE_NAMES.items()}
+        always = ("speed", "queue", "device", "process")
+        return {
+            title: {name: curve for name, curve in curves.items() if title in always or any(curve)}
+            for title, curves in titles.items()
+        }
+
+    def notes(self) -> list[str]:
+        """The bottleneck, the time of the engine, the tail and the cache in words."""
+        usual = _usual([text for run in self.runs for text in run.bottlenecks])
+        found = [f"Bottleneck most of the time: {usual}."] if usual else []
+        found += self._means(
+            "Time of the engine", {"prefill": "prefill", "decode": "decode", "host": "idle", "io": "idle"}
+        )
+        found += self._means("Use of the card", {"flops": "arithmetic (MFU)", "bandwidth": "memory bandwidth"})
+        if self.tail_seconds > 0:
+            tail = f"the last {duration(self.tail_seconds)} ({self.tail_seconds / self.axis.seconds:.0%})"
+            found.append(f"Tail: {tail} had less than half of the sequences running.")
+        cached, computed, preemptions = (
+            sum(run.last.get("engine", {}).get(name, 0) for run in self.runs)
+            for name in ("cached_tokens", "prompt_tokens", "preemptions")
+        )
+        if cached:
+            hits = cached / (cached + computed)
+            found.append(f"Prefix cache: {hits:.0%} of the prompt tokens; {preemptions:,} preemptions.")
+        return found
+
+    def _means(self, title: str, names: Mapping[str, str]) -> list[str]:
+        """The mean of each share over the time of all runs; nothing where there was nothing to measure."""
+        seconds = sum(float(run.sums[SECONDS][-1]) for run in self.runs if SECONDS in run.sums)
+        sums = dict.fromkeys(names.values(), 0.0)
+        for name, shown in names.items():
+            sums[shown] += sum(float(run.sums[name][-1]) for run in self.runs if name in run.sums)
+        parts = [f"{name} {total / seconds:.0%}" for name, total in sums.items() if total >= _SHOWN_MEAN * seconds > 0]
+        return [f"{title}, on average: {', '.join(parts)}."] if parts else []
+
+    def _last_said(self, name: str) -> Any:
+        return next((run.start[name] for run in reversed(self.runs) if run.start.get(name) is not None), None)
+
+    @property
+    def _on_gpus(self) -> list[Run]:
+        return [run for run in self.runs if run.device]
+
+    @cached_property
+    def _timeline(self) -> Timeline:
+        return Timeline(self.runs)
 
 
-def _curve(points: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    return [float(point.get(name) or 0.0) for point in points]
+def history_of(lines: Iterable[Mapping[str, Any]]) -> History:
+    """From the lines of metrics, those of each run in order; runs are told apart by their ``run``."""
+    return History(runs_of(lines))
 
 
-def _means(title: str, curves: Mapping[str, Sequence[float]]) -> list[str]:
-    """The mean of each curve; nothing where there was nothing to measure."""
-    measured = sum(any(values) for values in zip(*curves.values(), strict=True))  # not while the model loads
-    parts = [f"{name} {sum(values) / measured:.0%}" for name, values in curves.items() if any(values)]
-    return [f"{title}, on average: {', '.join(parts)}."] if parts else []
-
-
-def _rates(times: Sequence[float], counts: Sequence[int]) -> list[float]:
-    """Between each moment and the one before; 0 where a new engine began to count anew. The first is as the second."""
-    steps = list(pairwise(zip(times, counts, strict=True)))
-    rates = [max(b - a, 0) / (later - earlier) if later > earlier else 0.0 for (earlier, a), (later, b) in steps]
-    return [*rates[:1], *rates] if rates else [0.0] * len(times)
+def _tokens(run: Run) -> int:
+    return int(run.last.get("finished_tokens", 0))
 
 
 def _usual(texts: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 from runner.report import charts
 from runner.report.history import History
 from runner.report.plain import one_line, plain
+from runner.report.runs import Run
 from runner.report.survey import bins_of_counts
 from runner.report.throughput import duration
 
@@ -32,6 +34,7 @@ _SAMPLES = """\
 <button id="more" type="button">Show more</button>"""
 _SHOWN_ERRORS = 30
 _NUM_BINS = 24
+_SHOWN_RUNS = 50
 
 
 @dataclass(frozen=True)
@@ -105,20 +108,26 @@ def _cards(facts: Facts) -> str:
 
 
 def _costs(facts: Facts) -> list[tuple[str, str]]:
-    """At the rate given, or else at that of the last run; nothing without one."""
+    """Of the hours of GPUs, at the rate given, or else at that of the last run; nothing without one."""
     history, totals = facts.history, facts.totals
     rate = history.dollars_per_gpu_hour if facts.dollars_per_gpu_hour is None else facts.dollars_per_gpu_hour
     if rate is None or not history.seconds:
         return []
-    dollars = history.seconds / 3600 * rate
-    found = [("cost", f"${dollars:,.2f}"), ("hours of the machine", f"{history.seconds / 3600:,.2f}")]
+    if not history.gpu_seconds:
+        return [("cost: no GPU ran", "none")]
+    dollars = history.gpu_seconds / 3600 * rate
+    found = [("cost", f"${dollars:,.2f}"), ("GPU hours", f"{history.gpu_seconds / 3600:,.2f}")]
+    unpriced = history.seconds - history.gpu_seconds
+    if unpriced:
+        found.append(("on a CPU, not in the cost", duration(unpriced)))
     if not facts.is_done and totals.rows:
         found.append(("cost of all rows, projected", f"${dollars * facts.num_rows / totals.rows:,.2f}"))
-    found.append(("a million answer tokens", f"${dollars / max(totals.completion_tokens, 1) * 1e6:,.2f}"))
-    if history.times:
-        found.append(("of it the last run's tail", f"${history.tail_seconds / 3600 * rate:,.2f}"))
-    if history.idle_share:
-        found.append(("of it the last run's idle GPU", f"${history.idle_share * history.times[-1] / 3600 * rate:,.2f}"))
+    tokens = max(totals.completion_tokens * history.gpu_token_share, 1.0)
+    found.append(("a million answer tokens", f"${dollars / tokens * 1e6:,.2f}"))
+    if history.tail_gpu_seconds:
+        found.append(("of it the tail", f"${history.tail_gpu_seconds / 3600 * rate:,.2f}"))
+    if history.idle_gpu_seconds:
+        found.append(("of it idle GPU", f"${history.idle_gpu_seconds / 3600 * rate:,.2f}"))
     return found
 
 
@@ -162,26 +171,54 @@ def _lengths(facts: Facts) -> str:
 
 
 def _time(facts: Facts) -> str:
-    """Charts of the last run, and its tail."""
+    """Charts of all runs on one clock, what they say in words, and each run in a line."""
     history = facts.history
-    if len(history.times) < 2:
+    if not history.axis.times:
         return '<h2>Over time</h2><p class="soft">Nothing was measured (metrics.seconds, .runner/metrics/).</p>'
     notes = [f"<p>{text(note)}</p>" for note in history.notes()]
-    device = "Time of the GPU" if history.last.get("engine", {}).get("device") else "Time of the engine"
+    curves = history.curves()
     boxes = (
-        ("Tokens a second", charts.lines, history.speed),
-        ("Sequences in the engine", charts.lines, history.queue),
-        (device, charts.areas, history.device),
-        ("Use of the card, by its data sheet", charts.percents, history.card),
-        ("Time of the feeding process", charts.areas, history.process),
-        ("Quality of the latest answers", charts.percents, history.quality_rates),
+        ("Tokens a second", charts.lines, "speed"),
+        ("Sequences in the engine", charts.lines, "queue"),
+        ("Time of the GPU" if history.device else "Time of the engine", charts.areas, "device"),
+        ("Use of the card, by its data sheet", charts.percents, "card"),
+        ("Time of the feeding process", charts.areas, "process"),
+        ("Quality of the latest answers", charts.percents, "quality"),
+        ("Processes at once", charts.lines, "runs"),
     )
     shown = "".join(
-        f'<div class="card"><h3>{title}</h3>{draw(history.times, series, f"{title}, over time")}</div>'
-        for title, draw, series in boxes
-        if any(map(any, series.values()))
+        f'<div class="card"><h3>{title}</h3>{draw(history.axis, curves[key], f"{title}, over time")}</div>'
+        for title, draw, key in boxes
+        if any(map(any, curves[key].values()))
     )
-    return f'<h2>Over time (last run)</h2>{"".join(notes)}<section class="charts">{shown}</section>'
+    together = f" ({len(history.runs):,} runs together)" if len(history.runs) > 1 else ""
+    stops = '<p class="soft">In a grey band nothing ran; a long stop is drawn short.</p>' if history.axis.stops else ""
+    charted = f'<section class="charts">{shown}</section>{stops}{_runs(history.runs)}'
+    return f"<h2>Over time{together}</h2>{''.join(notes)}{charted}"
+
+
+def _runs(runs: Sequence[Run]) -> str:
+    """The latest runs, a line each."""
+    names = ("began", "partition", "on", "generating", "rows", "answers", "tokens")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    lines = "".join(f"<tr>{''.join(_cell(value) for value in _run(run))}</tr>" for run in runs[-_SHOWN_RUNS:])
+    more = f"the last {_SHOWN_RUNS} of {len(runs):,} runs" if len(runs) > _SHOWN_RUNS else f"Runs: {len(runs):,}"
+    return f'<details><summary>{more}</summary><div class="wide"><table><tr>{head}</tr>{lines}</table></div></details>'
+
+
+def _run(run: Run) -> tuple[str, ...]:
+    began = run.start.get("time") or run.last.get("time", 0.0)
+    return (
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began)),
+        str(run.start.get("partition") or "0/1"),
+        run.device or "CPU",
+        duration(run.seconds),
+        *(f"{run.last.get(name, 0):,}" for name in ("rows", "samples", "finished_tokens")),
+    )
+
+
+def _cell(value: str) -> str:
+    return f"<td>{text(value)}</td>"
 
 
 def _settings(facts: Facts) -> str:

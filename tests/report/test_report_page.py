@@ -7,8 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,13 +15,11 @@ import pytest
 from browser import Browser, is_installed
 from hostile import HOSTILE, sent
 
-from runner.output.commits import Totals
 from runner.report.__main__ import main
 from runner.report.charts import areas, bars, lines, percents
-from runner.report.history import History, history_of
-from runner.report.page import Facts, render
 from runner.report.samples import answer_card, error_card
 from runner.report.survey import Bin
+from runner.report.timeline import Axis, Stop
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = len(HOSTILE) + 61
@@ -137,86 +134,23 @@ def test_a_wider_last_bar_says_so() -> None:
 
 
 def test_charts_escape_and_hold_every_bar() -> None:
+    two, none = Axis([0.0, 1.0]), Axis([])
     assert bars([Bin(0, 10, 3), Bin(10, 20, 1)], '"<x>').count("<rect") == 2
-    assert "<x>" not in bars([Bin(0, 10, 3)], '"<x>') + lines([0.0, 1.0], {"<x>": [1.0, 2.0]}, "<x>")
-    assert lines([1.0], {"a": [1.0]}, "") == areas([1.0], {"a": [1.0]}, "") == bars([], "") == ""
-    assert areas([0.0, 1.0], {"<x>": [0.2, 0.4], "b": [0.8, 0.6]}, "<x>").count("<polygon") == 2
-    assert "<x>" not in areas([0.0, 1.0], {"<x>": [0.2, 0.4]}, "<x>")
-    assert ">50%<" in percents([0.0, 1.0], {"a": [0.1, 0.5]}, "")
+    assert "<x>" not in bars([Bin(0, 10, 3)], '"<x>') + lines(two, {"<x>": [1.0, 2.0]}, "<x>")
+    assert lines(none, {"a": []}, "") == areas(none, {"a": []}, "") == bars([], "") == ""
+    assert areas(two, {"<x>": [0.2, 0.4], "b": [0.8, 0.6]}, "<x>").count("<polygon") == 2
+    assert "<x>" not in areas(two, {"<x>": [0.2, 0.4]}, "<x>")
+    assert ">50%<" in percents(two, {"a": [0.1, 0.5]}, "")
 
 
-def test_a_long_run_gives_a_small_chart_with_its_end() -> None:
-    times = [float(second) for second in range(10_001)]
-    chart = lines(times, {"a": [0.0] * 10_000 + [1.0]}, "")
-    assert len(chart) < 20_000
-    assert "548.0,10.0" in chart  # the last value, at the top of the right edge
-
-
-@pytest.mark.parametrize(
-    ("given", "recorded", "is_done", "parts"),
-    [
-        (None, None, True, []),
-        (3600.0, None, True, ["$100.00cost", "$1,000,000.00a million", "$50.00of it the last run&#x27;s tail"]),
-        (None, 36.0, True, ["$1.00cost", "$0.20of it the last run&#x27;s idle GPU"]),
-        (36.0, 1.0, False, ["$1.00cost", "$4.00cost of all rows, projected"]),
-    ],
-)
-def test_what_it_cost(given: float | None, recorded: float | None, is_done: bool, parts: list[str]) -> None:
-    history = History(dollars_per_gpu_hour=recorded, seconds=100.0, times=[0.0, 50.0, 100.0])
-    history.queue, history.device = {"running": [8.0, 8.0, 1.0]}, {"idle": [0.2] * 3}
-    history.last = {"engine": {"device": "NVIDIA H100 80GB HBM3"}}
-    totals = Totals(rows=5, samples=5, completion_tokens=100)
-    facts = Facts(
-        "job",
-        is_done,
-        20,
-        totals,
-        {},
-        Counter(),
-        {"prompt_tokens": Counter(), "completion_tokens": Counter()},
-        [],
-        history,
-        given,
-    )
-    shown = re.sub("<[^>]*>", "", render(facts))
-    for part in parts:
-        assert part in shown
-    assert ("cost" in shown) == bool(parts)
-
-
-def test_history_adds_up_runs_and_draws_the_last() -> None:
-    def sample(run: str, second: float, tokens: int, running: int) -> dict[str, object]:
-        engine = {
-            "completion_tokens": tokens,
-            "num_running": running,
-            "prompt_tokens": 30,
-            "cached_tokens": 10,
-            "device": "H",
-        }
-        counts = {"samples": 1, "finished_tokens": tokens, "generating_seconds": second, "engine": engine}
-        said = f"the tail: the last {running} answers"
-        usage = {"prefill": 0.2, "decode": 0.6, "host": 0.15, "io": 0.05, "flops": 0.3, "bandwidth": None}
-        rates = {"usage": usage, "quality": {"empty": 0.5, "repeated": 0.0}}
-        return {"kind": "sample", "run": run, "time": 100 + second, **counts, **rates, "bottleneck": said}
-
-    metrics = [{"kind": "start", "time": 0, "run": "a", "model": "m"}, sample("a", 10.0, 50, 4)]
-    metrics += [sample("b", second, int(10 * second), running) for second, running in ((1.0, 8), (2.0, 8), (8.0, 1))]
-    found = history_of(metrics)
-    assert (found.model, found.seconds, found.tokens, found.answers) == ("m", 18.0, 130, 2)
-    assert found.times == [1.0, 2.0, 8.0]
-    assert found.speed["answer tokens"] == [10.0, 10.0, 10.0]
-    assert found.notes() == [
-        "Bottleneck most of the time: the tail: the last 1 answers.",
-        "Time of the engine, on average: prefill 20%, decode 60%, idle 20%.",
-        "Use of the card, on average: arithmetic (MFU) 30%.",
-        "Tail: the last 6 s (75%) had less than half of the sequences running.",
-        "Prefix cache: 25% of the prompt tokens; 0 preemptions.",
-    ]
-    assert found.idle_share == pytest.approx(0.2)
-    assert found.device["idle"] == pytest.approx([0.2] * 3)
-    assert found.quality_rates == {"empty": [0.5] * 3}
-    assert history_of([]).notes() == []
-    assert history_of([]).idle_share == 0
+@pytest.mark.parametrize(("draw", "shape"), [(lines, "<polyline"), (areas, "<polygon")])
+def test_a_stop_breaks_a_curve_and_says_how_long_it_was(draw: Callable[..., str], shape: str) -> None:
+    axis = Axis([0.0, 1.0, 1.5, 2.0, 3.0], [Stop(1.0, 2.0, 7200.0)], 7202.0)
+    chart = draw(axis, {"a": [1.0, 1.0, None, 0.5, 0.5]}, "")
+    assert chart.count(shape) == 2
+    assert chart.count('class="stop"') == 1
+    assert "nothing ran for 2 h 00 min" in chart
+    assert ">2 h 00 min<" in chart  # the end of the axis
 
 
 @pytest.fixture(scope="module", params=[(1200, 900, False), (390, 800, True)], ids=["desktop", "phone"])
