@@ -116,6 +116,7 @@ class InputConfig:
     columns: list[str] = affects(list, "Read and keep only these columns; default: all")
     prompt_column: str = affects("prompt", "The column that holds the prompt")
     messages_column: str = affects("messages", "The column that holds a conversation")
+    prompt_token_ids_column: str = affects("prompt_token_ids", "The column that holds a prompt as token ids")
 
 
 @dataclass

@@ -21,6 +21,7 @@ from runner.input.conversation import (
 )
 from runner.input.drafts import Draft, fill_ids, fit
 from runner.input.template import TemplateError, load_template
+from runner.input.token_ids import checked_ids, ids_of_column
 from runner.text import ChatError, as_in_source, override_sampling, resolve_tokens
 from runner.text.interface import PromptTokenizer
 from runner.types import Job, Refused, Request, RowError, SamplingParams, SourceRow, Stage
@@ -68,6 +69,7 @@ class Renderer:
         self._tokenizer = tokenizer
         self._config = job_config
         self._messages_column = input_config.messages_column
+        self._ids_column = input_config.prompt_token_ids_column
         self._sampling = sampling
         self._plain_sampling = resolve_tokens(sampling, tokenizer)
         self._max_model_len = max_model_len
@@ -117,11 +119,18 @@ class Renderer:
             raise
         except Exception as error:
             raise PromptError("job_failed", f"prompt(row) raised {type(error).__name__}: {error}") from error
-        if self._template is None and ask.prompt is not None and ask.prompt is values.get(self._messages_column):
+        if self._template is None and ask.prompt is not None:
+            self._read_as_its_column(ask, values)
+        return ask, self._sampled(ask, row_values)
+
+    def _read_as_its_column(self, ask: Ask, values: dict[str, Any]) -> None:
+        """Ids and conversations may be JSON text in their columns; tools stand beside a conversation."""
+        if ask.prompt is values.get(self._ids_column):
+            ask.prompt = ids_of_column(ask.prompt, self._ids_column)
+        elif ask.prompt is values.get(self._messages_column):
             ask.prompt = as_list(ask.prompt, self._messages_column)
             if values.get(TOOLS_COLUMN):
                 ask.template_kwargs.setdefault("tools", as_list(values[TOOLS_COLUMN], TOOLS_COLUMN))
-        return ask, self._sampled(ask, row_values)
 
     def _sampled(self, ask: Ask, values: dict[str, Any]) -> SamplingParams:
         """The job's sampling, under the batch line's options, under the row's own; as the engine takes it."""
@@ -140,12 +149,14 @@ class Renderer:
         if isinstance(prompt, str):
             self.counts.empty_prompts += not prompt
             if ask.raw or not self._chat:
+                self._refuse_system_prompt("a text completion")
                 return Draft(index, sampling, text=prompt)
             prompt = [{"role": "user", "content": prompt}]
         if not isinstance(prompt, list):
             raise PromptError("prompt_type", f"the prompt is {type(prompt).__name__}, not text, messages or ids")
         if prompt and all(type(token) is int for token in prompt):
-            return Draft(index, sampling, ids=self._checked_ids(prompt))
+            self._refuse_system_prompt("a prompt of token ids")
+            return Draft(index, sampling, ids=checked_ids(prompt, self._tokenizer.num_tokens))
         messages = checked_messages(prompt, self._config.system_prompt)
         if not self._chat:
             why = "the model has no chat template" if self._config.chat else "job.chat=false"
@@ -159,10 +170,9 @@ class Renderer:
             raise PromptError("chat_template", str(error)) from None
         return Draft(index, sampling, chat=chat, messages=messages)
 
-    def _checked_ids(self, ids: list[int]) -> list[int]:
-        if not 0 <= min(ids) <= max(ids) < self._tokenizer.num_tokens:
-            raise PromptError("bad_token_ids", f"token ids must be from 0 to {self._tokenizer.num_tokens - 1}")
-        return ids
+    def _refuse_system_prompt(self, what: str) -> None:
+        if self._config.system_prompt is not None:
+            raise PromptError("system_prompt", f"job.system_prompt is set but has no place in {what}; put it in there")
 
     def _finish(self, row: SourceRow, item: Draft | RowError) -> Request | RowError:
         if isinstance(item, RowError):
@@ -182,9 +192,10 @@ class Renderer:
         self.counts.requests += 1
         self.counts.truncated += fitted.truncated
         self.counts.clamped += fitted.clamped
-        return Request(
-            row.row_id, item.index, fitted.ids, fitted.sampling, item.prompt, item.messages, fitted.truncated
-        )
+        prompt = item.prompt
+        if prompt is None:
+            prompt = self._tokenizer.decode(item.ids, skip_special_tokens=False)
+        return Request(row.row_id, item.index, fitted.ids, fitted.sampling, prompt, item.messages, fitted.truncated)
 
     def _error(
         self, row: SourceRow, stage: Stage, code: str, message: str, index: int | None = None, num_samples: int = 1
@@ -207,6 +218,7 @@ def _refuse_absent(config: InputConfig, columns: Sequence[str]) -> None:
     for key, name, usual in (
         ("prompt_column", config.prompt_column, InputConfig.prompt_column),
         ("messages_column", config.messages_column, InputConfig.messages_column),
+        ("prompt_token_ids_column", config.prompt_token_ids_column, InputConfig.prompt_token_ids_column),
     ):
         if columns and name != usual and name not in columns:
             raise ConfigError(f"input.{key}={name}: no such column; there are {', '.join(columns)}")

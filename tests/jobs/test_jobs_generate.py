@@ -28,3 +28,9 @@ def test_a_prompt_column_that_was_named_goes_before_messages() -> None:
 def test_two_named_columns_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"input\.prompt_column=q and input\.messages_column=m are both set"):
         Job.from_config(InputConfig(path="x", prompt_column="q", messages_column="m"))
+
+
+@pytest.mark.parametrize("other", ["prompt_column", "messages_column"])
+def test_ids_and_another_named_column_are_refused(other: str) -> None:
+    with pytest.raises(ConfigError, match=rf"input\.{other}=q and input\.prompt_token_ids_column=i are both set"):
+        Job.from_config(InputConfig(path="x", prompt_token_ids_column="i", **{other: "q"}))
