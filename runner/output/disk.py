@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runner.errors import StorageError
@@ -116,6 +116,13 @@ class Disk:
                 else:
                     self.unlink(child)
             with _refusal(path):
+                self.before("remove_dir", path)
+                path.rmdir()
+
+    def remove_empty_dir(self, path: Path) -> None:
+        """Removes a folder that holds nothing; one that does, or that is gone, is left alone."""
+        if self.is_dir(path) and not self.names(path):
+            with _refusal(path), suppress(FileNotFoundError):
                 self.before("remove_dir", path)
                 path.rmdir()
 

@@ -76,8 +76,11 @@ class Layout:
     def part(self, kind: str, index: int) -> Path:
         return self.root / kind / f"part-{index:05d}.arrow"
 
+    def stage_of(self, attempt: int) -> Path:
+        return self.stage / f"{attempt:06d}"
+
     def staged(self, attempt: int, kind: str, index: int, generation: int) -> Path:
-        return self.stage / f"{attempt:06d}" / f"{kind}-{index:05d}.g{generation}.arrow"
+        return self.stage_of(attempt) / f"{kind}-{index:05d}.g{generation}.arrow"
 
     def commit(self, index: int, generation: int) -> Path:
         return self.commits / f"part-{index:05d}.g{generation}.json"

@@ -85,11 +85,13 @@ class Ledger:
             self._journal.sync()
 
     def close(self) -> None:
-        """Releases the files; syncs nothing."""
+        """Releases the files, and removes those of this attempt that nobody will read again; syncs none of them."""
         self._retire_journal()
-        self._drop_covered()
+        self._drop_fenced()
         for journal in self._full_journals:
             journal.close()
+        if self._staged:
+            self._folder.disk.remove_empty_dir(self._folder.layout.stage_of(self._attempt))
 
     def _open_journal(self) -> JournalWriter:
         if self._journal and self._journal.size >= _SEGMENT_BYTES:
@@ -114,6 +116,27 @@ class Ledger:
         if self._journal:
             self._journal.ranges.discard(index)
         self._drop_covered()
+
+    def _drop_fenced(self) -> None:
+        """Drops this attempt's journals of ranges that other attempts have committed.
+
+        It slept while they did that; a job that is done is not swept again.
+        """
+        folder, own = self._folder, set().union(*(journal.ranges for journal in self._full_journals))
+        newest = newest_generations(folder.disk, folder.layout) if own else {}
+        fenced = {index for index in own if self._is_fenced(index, newest.get(index, 0))}
+        if fenced:
+            folder.disk.sync_dir(folder.layout.commits)  # the records' writers may not have come to that yet
+        for journal in self._full_journals:
+            journal.ranges -= fenced
+        self._drop_covered()
+
+    def _is_fenced(self, index: int, newest: int) -> bool:
+        """Whether another attempt has committed an open range. A commit of ours that was refused may not be durable."""
+        folder = self._folder
+        if newest < self._open[index].generation:
+            return False
+        return read_commit(folder.disk, folder.layout, index, newest).attempt != self._attempt
 
     def _drop_covered(self) -> None:
         """Drops the journals whose every row is committed, but for the one being written."""
@@ -154,7 +177,7 @@ class Ledger:
         totals = totals_of(item.stop - item.start, _dropped(item), data, errors, columns)
         paths = self._staged_paths(item.index, item.generation)
         if not self._staged:
-            disk.make_dir(paths[DATA].parent)
+            disk.make_dir(layout.stage_of(self._attempt))
             disk.sync_dir(layout.stage)
             self._staged = True
         try:
@@ -165,7 +188,7 @@ class Ledger:
         except StorageError:
             self._unstage(paths.values())
             raise
-        disk.sync_dir(paths[DATA].parent)
+        disk.sync_dir(layout.stage_of(self._attempt))
         return Commit(
             index=item.index,
             generation=item.generation,
