@@ -48,7 +48,7 @@ class ByteStream:
     """
 
     def __init__(self, path: str, offset: int = 0) -> None:
-        self._path = path
+        self.path = path
         self._file = open_binary(path)
         opener = _OPENERS.get(Path(path).suffix)
         self._stream: _Readable = opener(self._file) if opener else self._file
@@ -77,13 +77,11 @@ class ByteStream:
         except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
             if isinstance(error, OSError) and error.errno:
                 raise
-            raise ConfigError(
-                f"input.path: {self._path} is not a whole compressed file ({error}); replace it"
-            ) from None
+            raise ConfigError(f"input.path: {self.path} is not a whole compressed file ({error}); replace it") from None
         self._unpacked += len(block)
         if self._unpacked > BOMB_BYTES and self._unpacked > BOMB_RATIO * self._file.tell():
             raise ConfigError(
-                f"input.path: {self._path} unpacks to over {BOMB_RATIO} times its size; "
+                f"input.path: {self.path} unpacks to over {BOMB_RATIO} times its size; "
                 f"if it is right, unpack it yourself and give the plain file"
             )
         return block

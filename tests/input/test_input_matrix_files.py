@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from transformers import AutoTokenizer
 
 from runner.config import InputConfig, JobConfig
 from runner.errors import ConfigError
-from runner.input import Renderer, compression, lines
+from runner.input import InventoryReader, Renderer, build_inventory, compression, lines
+from runner.input.compression import ByteStream
 from runner.text import TextTokenizer
 from runner.types import Request, RowError, SamplingParams, SourceRow
 
@@ -133,7 +136,7 @@ def broken_gzip(folder: Path) -> Any:
 
 def gzip_bomb(folder: Path) -> Any:
     file = folder / "rows.jsonl.gz"
-    file.write_bytes(gzip.compress(b"\n" * 30_000_000))
+    file.write_bytes(gzip.compress(b"x" * 30_000_000))
     return file
 
 
@@ -205,6 +208,65 @@ def test_refused(name: str, tmp_path: Path, tokenizer: TextTokenizer, monkeypatc
     with pytest.raises(ConfigError, match=message) as error:
         run_all(path, tokenizer, output_dir, **{k: v for k, v in options.items() if k != "out"})
     assert "\n" not in str(error.value)
+
+
+def zstd(data: bytes) -> bytes:
+    return pa.Codec("zstd").compress(data).to_pybytes()
+
+
+@pytest.mark.parametrize("blank", [b"\n", b" \t\r\n"], ids=["empty", "blank"])
+@pytest.mark.parametrize(
+    ("suffix", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress), (".zst", zstd)]
+)
+def test_a_bomb_of_blank_lines_is_not_read_through(
+    suffix: str, pack: Callable[[bytes], bytes], blank: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a GB of them stays under what counts as a bomb of any kind; the limit on blank lines is 16 MiB."""
+    file = tmp_path / f"rows.jsonl{suffix}"
+    file.write_bytes(pack(GOOD) + pack(blank * (8_000_000 // len(blank))) * 64 + pack(GOOD))
+    assert file.stat().st_size < 2_000_000
+    num_unpacked, read = 0, ByteStream.read
+
+    def counting(stream: ByteStream, size: int) -> bytes:
+        nonlocal num_unpacked
+        block = read(stream, size)
+        num_unpacked += len(block)
+        return block
+
+    monkeypatch.setattr(ByteStream, "read", counting)
+    with pytest.raises(ConfigError, match=rf"{suffix} has over 16 MiB of blank lines on end about line \d+; remove"):
+        build_inventory(InputConfig(path=str(file)))
+    assert 16_000_000 < num_unpacked < 18_000_000
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_blank_lines_within_the_limit_are_passed_over(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "MAX_BLANK_BYTES", 300_000)
+    row = GOOD if suffix == ".jsonl" else b"good\n"
+    file = tmp_path / f"rows{suffix}"
+    file.write_bytes((b"" if suffix == ".jsonl" else b"prompt\n") + (row + b"\n" * 250_000) * 3 + row)
+    inventory = build_inventory(InputConfig(path=str(file)))
+    rows = list(InventoryReader(inventory).read(0, 4))
+    assert [row.values for row in rows if isinstance(row, SourceRow)] == [{"prompt": "good"}] * 4
+    file.write_bytes(row + b" \n" * 250_000 + row)
+    with pytest.raises(ConfigError, match="of blank lines on end about line"):
+        build_inventory(InputConfig(path=str(file)))
+
+
+def test_a_long_line_of_blanks_is_a_bad_row_wherever_its_text_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its beginning is kept, so nothing tells it from one that holds a row after the blanks."""
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100_000)
+    monkeypatch.setattr(lines, "MAX_BLANK_BYTES", 200_000)
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(GOOD + b" " * 500_000 + GOOD + GOOD)
+    inventory = build_inventory(InputConfig(path=str(file)))
+    rows = list(InventoryReader(inventory).read(0, 9))
+    assert [row.line for row in rows] == [1, 2, 3]
+    assert isinstance(rows[1], RowError) and rows[1].code == "line_too_long"
 
 
 @pytest.mark.parametrize("key", ["prompt_column", "messages_column"])

@@ -85,8 +85,13 @@ def _rows_of(batch: LineBatch) -> Rows:
     numbers = range(batch.number, batch.number + len(batch.lines))
     if b"" not in batch.lines and not any(map(bytes.isspace, batch.lines)):
         return Rows(numbers, batch.lines)
-    kept = [(n, line) for n, line in zip(numbers, batch.lines, strict=True) if line and not line.isspace()]
+    kept = [(n, line) for n, line in zip(numbers, batch.lines, strict=True) if _is_row(line)]
     return Rows([n for n, _ in kept], [line for _, line in kept])
+
+
+def _is_row(line: bytes) -> bool:
+    """Every line that is not blank, and one that was too long to tell."""
+    return isinstance(line, TooLong) or (line != b"" and not line.isspace())
 
 
 def _parse(lines: Sequence[bytes]) -> ParsedLines:
