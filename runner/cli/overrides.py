@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
 from runner.cli.keys import free_form_parent, groups, is_secret, known_keys, nearest, suggestion
+from runner.cli.secret_values import holds_secret
 from runner.errors import ConfigError
 
 _SECRET_ADVICE = "settings are written to disk, so a secret is never one; use the environment (HF_TOKEN for a hub)"
@@ -53,6 +54,7 @@ def _nearest_option(value: str, options: list[str]) -> str:
 
 def _check_one(argument: str, parser: OverridesParser, presets: Presets) -> str:
     name = argument.partition("=")[0].lstrip("+~").strip()
+    _check_look(argument, name)
     if "=" not in argument and not argument.startswith("~"):
         raise ConfigError(f"{argument}: not key=value; {_whole_argument_hint(argument, presets)}")
     _check_name(name)
@@ -79,6 +81,13 @@ def _check_name(name: str) -> None:
         raise ConfigError(f"{name}: _target_ would run code by its name and is never a setting; see job.module")
     if not free_form_parent(name):
         raise ConfigError(f"{name}: no such setting; {suggestion(name)}")
+
+
+def _check_look(text: str, name: str) -> None:
+    """Refuses what looks like a secret, also in the name of a setting; it is not repeated."""
+    if holds_secret(text, name):
+        where = "an argument" if holds_secret(name) else name
+        raise ConfigError(f"{where}: the value looks like a token or a private key; {_SECRET_ADVICE}")
 
 
 def _parse(argument: str, name: str, parser: OverridesParser) -> Override:
@@ -120,14 +129,17 @@ def refuse_nested(value: object, name: str = "") -> None:
 
     No _target_, no secret, also none of the environment, and in a list of single values nothing else.
     """
-    if isinstance(value, str) and _SECRET_OF_ENVIRONMENT.search(value):
-        raise ConfigError(f"{name}: it takes a secret from the environment; {_SECRET_ADVICE}")
+    if isinstance(value, str):
+        _check_look(value, name)
+        if _SECRET_OF_ENVIRONMENT.search(value):
+            raise ConfigError(f"{name}: it takes a secret from the environment; {_SECRET_ADVICE}")
     if isinstance(value, list):
         for item in value:
             _refuse_nested_item(item, name)
             refuse_nested(item, name)
     if isinstance(value, dict):
         for key, item in value.items():
+            _check_look(str(key), name)
             full = f"{name}.{key}" if name else str(key)
             if full not in known_keys() and full not in groups():
                 _check_name(full)
