@@ -30,7 +30,7 @@ def fingerprint(
     """Settings by value, files by content: a job file that was moved is the same job, an edited one is not."""
     values = {key: value for key, value in settings(config, "output") if key not in _BY_CONTENT}
     values |= {f"sampling.{name}": value for name, value in asdict(sampling).items()}
-    values["input.files"] = _files(inventory)
+    values["input.files"] = content_of(inventory)
     values["job.template"] = _content("job.template_file", config.job.template_file) or config.job.template
     values["job.few_shot_file"] = _content("job.few_shot_file", config.job.few_shot_file)
     values["job.code"] = getattr(job, "code", "")
@@ -38,7 +38,8 @@ def fingerprint(
     return values
 
 
-def _files(inventory: Inventory) -> str:
+def content_of(inventory: Inventory) -> str:
+    """Of the input files, in their order; not their names."""
     files = [(file.format, file.identity.digest, file.num_rows) for file in inventory.files]
     return f"{len(files)} files, sha256:{hashlib.sha256(repr(files).encode()).hexdigest()}"
 

@@ -25,7 +25,8 @@ class Plan:
         self.folder = Path(config.output.dir).expanduser()
         self.job = load_job(config.job, config.input)
         self.sampling = resolve_sampling(config.sampling, backend.generation_config)
-        self.inventory = take_stock(config, self.folder)
+        self._stock = take_stock(config, self.folder)
+        self.inventory = self._stock.inventory
         self.columns = plan_columns(
             self.inventory.schema,
             parsed=self.job.columns,
@@ -53,8 +54,9 @@ class Plan:
             partition=(int(worker), int(workers)) if workers else None,
             task=config.launch.task or "",
             inventory=self.inventory.to_json(),
-            accept=tuple(config.resume.accept),
-            growable=GROWABLE,
+            # A new input is no change to accept: it needs a job of which nothing is done, and then all is free.
+            accept=() if self._stock.is_new else tuple(config.resume.accept),
+            growable=() if self._stock.is_new else GROWABLE,
             overwrite=config.output.overwrite,
             max_idle_attempts=config.resume.max_idle_attempts,
             command=recipe(config),

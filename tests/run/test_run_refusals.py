@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
-from commands import command, echo, everything, read_data, write_rows
+from commands import command, echo, everything, read_data, start, write_rows
 
 BAD_JOB = "def prompt(row):\n    return row['nope']\n"
 
@@ -72,6 +73,68 @@ def test_the_last_row_alone_does_not_fail_a_job(tmp_path: Path) -> None:
     assert echo(tmp_path, "input.limit=9")[0] == 0
     code, _, err = echo(tmp_path, "input.limit=10")
     assert code == 0, err
+
+
+HELD_JOB = """
+import time
+from pathlib import Path
+def prompt(row):
+    return row["prompt"]
+def parse(row, completion):
+    while Path("hold").exists():
+        time.sleep(0.02)
+    return {}
+"""
+
+
+def begin_in_vain(folder: Path, partition: str = "0/1") -> None:
+    """A job that is recorded and was killed before its first row."""
+    write_rows(folder, 5)
+    (folder / "held.py").write_text(HELD_JOB)
+    (folder / "hold").touch()
+    given = ("job=generate", "input.path=rows.jsonl", "engine=echo", "job.module=held.py", f"partition={partition}")
+    process = start(folder, *given)
+    while not (folder / "outputs/generate/.runner/job.json").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    (folder / "hold").unlink()
+
+
+INPUTS = {
+    "fewer rows": '{"prompt": "question 0", "n": 0}\n',
+    "other rows": "".join(f'{{"prompt": "question {i}", "n": {-i}}}\n' for i in range(5)),
+    "other columns": '{"prompt": "question 0", "m": "x"}\n',
+}
+
+
+@pytest.mark.parametrize("content", INPUTS.values(), ids=INPUTS.keys())
+@pytest.mark.parametrize("name", ["rows.jsonl", "other.jsonl"])
+def test_a_job_that_came_to_nothing_takes_another_input(tmp_path: Path, content: str, name: str) -> None:
+    begin_in_vain(tmp_path)
+    (tmp_path / "rows.jsonl").unlink()
+    (tmp_path / name).write_text(content)
+    for accepted in ("resume.accept=[input.files]", "resume.accept=[]"):
+        code, _, err = echo(tmp_path, "job.module=held.py", f"input.path={name}", accepted)
+        assert code == 0, err
+    assert "nothing was changed" in err
+    assert len(read_data(tmp_path / "outputs/generate")) == content.count("\n")
+
+
+def test_a_file_that_only_has_another_name_is_refused_as_ever(tmp_path: Path) -> None:
+    begin_in_vain(tmp_path)
+    (tmp_path / "rows.jsonl").rename(tmp_path / "other.jsonl")
+    code, _, err = echo(tmp_path, "job.module=held.py", "input.path=other.jsonl")
+    assert code == 64 and "rows.jsonl is gone" in err
+
+
+@pytest.mark.parametrize(("first", "second"), [("0/1", "1/2"), ("0/1", "auto"), ("auto", "auto")])
+def test_another_partition_or_a_lease_keeps_the_input_as_it_was(tmp_path: Path, first: str, second: str) -> None:
+    begin_in_vain(tmp_path, first)
+    write_rows(tmp_path, 4)
+    code, _, err = echo(tmp_path, "job.module=held.py", f"partition={second}", "resume.accept=[input.files]")
+    assert code == 64 and "the input is not the one that this job began with" in err
 
 
 def test_a_dangling_link_is_refused_in_one_line(tmp_path: Path) -> None:
