@@ -176,13 +176,15 @@ class RowResult:
     """Everything that one input row came to; the unit of the journal.
 
     Each record holds the output columns of one sample. A row is done when its result is written:
-    ``len(records) + sum(e.num_samples for e in errors) + dropped`` samples are accounted for.
+    ``len(records) + sum(e.num_samples for e in errors) + dropped`` samples are accounted for. ``row`` is what it was
+    made of, None where that could not be read: an error that is found later says where it stands.
     """
 
     row_id: int
     records: list[dict[str, Any]] = field(default_factory=list)
     errors: list[RowError] = field(default_factory=list)
     dropped: int = 0
+    row: SourceRow | None = None
 
 
 @dataclass(slots=True)

@@ -63,7 +63,9 @@ def _reason(result: RowResult, request_index: int | None) -> RowError:
     for error in result.errors:
         if error.request_index in (None, request_index):
             return error
-    return RowError(result.row_id, Stage.RENDER, "request_gone", "the job no longer makes this request of the row")
+    row, message = result.row, "the job no longer makes this request of the row"
+    assert row is not None  # one that cannot be read has an error of its own
+    return RowError(row.row_id, Stage.RENDER, "request_gone", message, row.file, row.line, source=row.values)
 
 
 def _plain(value: Any) -> Any:

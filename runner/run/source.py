@@ -82,7 +82,8 @@ class WorkSource:
         rows = [item for item in batch if isinstance(item, SourceRow)]
         for row, items in zip(rows, self._renderer.render(rows), strict=True):
             requests = [item for item in items if isinstance(item, Request)]
-            result = RowResult(row.row_id, errors=[item for item in items if isinstance(item, RowError)])
+            errors = [item for item in items if isinstance(item, RowError)]
+            result = RowResult(row.row_id, errors=errors, row=row)
             if not items:
                 result.dropped = self._num_samples(row.row_id)
             wanted = self._narrow(result, requests)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes import Rendering, Rows, Span, Spans
 
 from jobs import load_job
 from runner.config import JobConfig
 from runner.echo import EchoTokenizer
 from runner.run.finishing import Finisher, quarantined
 from runner.run.inflight import InFlight, RowWork
+from runner.run.source import WorkSource
 from runner.text import JsonText
 from runner.types import FinishReason, Request, RowError, RowResult, Sample, SamplingParams, SourceRow
 
@@ -67,3 +70,24 @@ def test_a_row_that_crashes_the_engine_says_where_it_stands() -> None:
     work = RowWork(ROW, [Request(4, 0, [1], SamplingParams())], RowResult(4))
     InFlight(0).add(work)
     assert [place(error) for error in quarantined(work, "x").errors] == [("engine_crash", "rows.jsonl", 7)]
+
+
+class OneSpan(Spans):
+    """Row 4 alone, of which the second request's sample is to be done again."""
+
+    def __post_init__(self) -> None:
+        self._left = [Span(4, 5, redo={4: frozenset({(1, 0)})})]
+
+
+class RowFour(Rows):
+    def read(self, start: int, stop: int) -> Iterator[SourceRow | RowError]:
+        yield SourceRow(4, {"prompt": "hi"}, "rows.jsonl", 7)
+
+
+def test_a_request_that_the_job_no_longer_makes_says_where_its_row_stands() -> None:
+    source = WorkSource(OneSpan(5), RowFour(5), Rendering())
+    works, ended = source.render(source.read(5))
+    assert not works
+    (error,) = ended[0].errors
+    assert place(error) == ("request_gone", "rows.jsonl", 7)
+    assert (error.request_index, error.sample_index, error.source) == (1, 0, {"prompt": "hi"})
