@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -92,18 +93,18 @@ class InFlight:
         return rows
 
     def _ask(self, work: RowWork, request: Request, indices: list[int]) -> EngineRequest:
-        own, place = request.sampling.seed, (request.row_id, request.request_index)
-        seeds = {index: seed_of(own, self._run_seed, *place, index) for index in indices}
-        request_id = next(self._ids)
-        self._tickets[request_id] = Ticket(work, request, seeds)
-        return EngineRequest(
-            request_id,
-            request.prompt_token_ids,
-            request.sampling,
-            tuple(seeds.values()),
-            tuple(indices),
-            stream=bool(request.sampling.stop),
-        )
+        asked = engine_request(next(self._ids), request, self._run_seed, indices)
+        self._tickets[asked.request_id] = Ticket(work, request, dict(zip(indices, asked.seeds, strict=True)))
+        return asked
+
+
+def engine_request(request_id: int, request: Request, run_seed: int, indices: Sequence[int]) -> EngineRequest:
+    """What the engine is asked for: these samples of a request, each with the seed that it has in every run."""
+    sampling, place = request.sampling, (request.row_id, request.request_index)
+    seeds = tuple(seed_of(sampling.seed, run_seed, *place, index) for index in indices)
+    return EngineRequest(
+        request_id, request.prompt_token_ids, sampling, seeds, tuple(indices), stream=bool(sampling.stop)
+    )
 
 
 def _open(work: RowWork, request: Request) -> list[int]:
