@@ -57,9 +57,9 @@ def end_to_end(llm: LLM, source: Path, target: Path) -> tuple[float, int]:
     table = pyarrow.parquet.read_table(source)
     limits = [options["max_tokens"] for options in table["sampling_params"].to_pylist()]
     outputs = llm.generate(table["prompt"].to_pylist(), [exactly(limit, True) for limit in limits], use_tqdm=False)
-    texts = pa.array([output.outputs[0].text for output in outputs])
-    with pyarrow.ipc.new_stream(target, schema := table.append_column("completion", texts).schema) as writer:
-        writer.write_table(table.append_column("completion", texts).cast(schema))
+    answered = table.append_column("completion", pa.array([output.outputs[0].text for output in outputs]))
+    with pyarrow.ipc.new_stream(target, answered.schema) as writer:
+        writer.write_table(answered)
     return time.perf_counter() - started, sum(limits)
 
 
