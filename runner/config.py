@@ -150,7 +150,7 @@ class EngineConfig:
     """How the work is batched. All runtime, but for what decides which rows fit."""
 
     kind: EngineKind = affects(EngineKind.transformers, "echo: a stand-in without a model")
-    max_num_seqs: int = runtime(256, "Most sequences in one step")
+    max_num_seqs: int = runtime(1024, "Most sequences in one step")
     max_num_batched_tokens: int = runtime(8192, "Most tokens in one step")
     max_model_len: int | None = affects(None, "Longest prompt + answer; default: the model's")
     gpu_memory_utilization: float = runtime(0.9, "Share of the card that weights, cache and work space may take")

@@ -15,6 +15,8 @@ from runner.engine.sequence import Sequence
 from runner.engine.slots import SlotTable
 from runner.types import FinishReason, Sample, SampleKey, TokenChunk
 
+_LATEST_ANSWERS = 64  # how many the mean length of an answer is taken over, roughly
+
 
 class Roster:
     """All sequences that the engine has accepted and not yet returned, and every way in which one moves on."""
@@ -25,6 +27,7 @@ class Roster:
         self.waiting: deque[Sequence] = deque()
         self.prefilling: list[Sequence] = []  # admitted, prompt not yet scheduled to its end
         self.running = np.empty(0, np.int32)  # slots that decode, oldest first
+        self.mean_answer: float | None = None  # tokens of the latest answers that ended by themselves or their limit
 
     @property
     def num_occupied(self) -> int:
@@ -88,6 +91,8 @@ class Roster:
         self._give_blocks_back(slot)
         self.slots.gone[slot] = True
         sample = _sample(sequence, self.slots.made(slot), reason, stop_reason, error)
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self._learn(len(sample.token_ids))
         if self.slots.in_flight[slot] == 0:
             self.slots.release(slot)
         return sample
@@ -142,6 +147,10 @@ class Roster:
         assert not len(self.running)
         assert not self.num_occupied
         self.blocks.check_balance(used=0)
+
+    def _learn(self, num_tokens: int) -> None:
+        before = num_tokens if self.mean_answer is None else self.mean_answer
+        self.mean_answer = before + (num_tokens - before) / _LATEST_ANSWERS
 
     def _give_blocks_back(self, slot: int) -> None:
         """At once: steps already launched run before any that use the blocks again."""

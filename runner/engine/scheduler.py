@@ -221,7 +221,18 @@ class Scheduler:
             return False
         self._holding = False
         # A running row needs a new block every block_size steps: leave one for each, within reason.
-        return available >= num_blocks + min(occupied, self.blocks.num_blocks // 50)
+        return available >= num_blocks + max(min(occupied, self.blocks.num_blocks // 50), self._expected_growth())
+
+    def _expected_growth(self) -> int:
+        """Blocks to leave for what the running rows are expected to add.
+
+        A quarter of it: others end in the meantime, and an empty place costs more than a preemption now and then.
+        """
+        mean, rows, table = self.roster.mean_answer, self.roster.running, self.slots
+        if mean is None or self.config.deterministic:  # deterministic: each has all its blocks from the start
+            return 0
+        left = np.maximum(mean - table.num_outputs[rows], self.config.block_size)
+        return int(np.minimum(left, table.limit[rows] - table.length[rows]).sum()) // (4 * self.config.block_size)
 
     def _table_rows(self, slot: int) -> np.ndarray:
         count = int(self.slots.num_blocks[slot])

@@ -34,7 +34,7 @@ class Progress:
         max_tokens: int,
         stream: TextIO | None = None,
         *,
-        max_num_seqs: int = 256,
+        max_num_seqs: int = 1024,
         shape: ModelShape | None = None,
         guard: QualityGuard | None = None,
         metrics: MetricsLog | None = None,

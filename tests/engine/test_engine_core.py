@@ -101,6 +101,20 @@ def test_preemption_recomputes_and_loses_nothing() -> None:
     assert all(s.token_ids == stub_answer([s.request_id + k for k in range(3)], 40, 0) for s in samples)
 
 
+def test_admission_leaves_room_for_what_answers_turned_out_to_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SchedulerConfig(max_num_seqs=32, max_num_batched_tokens=64, max_model_len=64, block_size=4, num_blocks=60)
+
+    def preemptions(stop_below: int) -> int:
+        core = make_core(config, stop_below)
+        core.add([request(i, [i, i + 1, i + 2], max_tokens=40) for i in range(200)])
+        assert len(finish(core)) == 200
+        return core.stats().preemptions
+
+    learned = [preemptions(stop_below) for stop_below in (0, 20)]
+    monkeypatch.setattr(Scheduler, "_expected_growth", lambda self: 0)
+    assert all(1.5 * count < preemptions(stop_below) for count, stop_below in zip(learned, (0, 20), strict=True))
+
+
 def test_deterministic_never_preempts() -> None:
     config = SchedulerConfig(4, 64, 64, 4, 20, deterministic=True)
     core = make_core(config)
