@@ -115,16 +115,13 @@ class Disk:
                     self.remove_dir(child)
                 else:
                     self.unlink(child)
-            with _refusal(path):
-                self.before("remove_dir", path)
-                path.rmdir()
+            self.remove_empty_dir(path)
 
     def remove_empty_dir(self, path: Path) -> None:
-        """Removes a folder that holds nothing; one that does, or that is gone, is left alone."""
-        if self.is_dir(path) and not self.names(path):
-            with _refusal(path), suppress(FileNotFoundError):
-                self.before("remove_dir", path)
-                path.rmdir()
+        """Removes a folder that holds nothing, if it is there; another process may be faster."""
+        with _refusal(path), suppress(FileNotFoundError):
+            self.before("remove_dir", path)
+            path.rmdir()
 
     def read(self, path: Path) -> bytes:
         with _refusal(path):

@@ -90,8 +90,9 @@ class Ledger:
         self._drop_fenced()
         for journal in self._full_journals:
             journal.close()
-        if self._staged:
-            self._folder.disk.remove_empty_dir(self._folder.layout.stage_of(self._attempt))
+        disk, stage = self._folder.disk, self._folder.layout.stage_of(self._attempt)
+        if self._staged and not disk.names(stage):
+            disk.remove_empty_dir(stage)
 
     def _open_journal(self) -> JournalWriter:
         if self._journal and self._journal.size >= _SEGMENT_BYTES:

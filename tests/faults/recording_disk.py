@@ -114,9 +114,9 @@ class RecordingDisk(Disk):
         if there:
             self._record("unlink", path, inode=self._inode_of_path.pop(self._relative(path), 0))
 
-    def remove_dir(self, path: Path) -> None:
+    def remove_empty_dir(self, path: Path) -> None:
         there = path.is_dir()
-        super().remove_dir(path)
+        super().remove_empty_dir(path)
         if there:
             self._record("remove_dir", path)
 

@@ -15,6 +15,7 @@ from fault_driver import run, start
 from faulty_disk import CountingDisk, SlowDisk, StoppingDisk
 
 from runner.errors import ExitCode
+from runner.output.verification import verify
 
 
 def run_two(path, reference, **options):
@@ -144,6 +145,7 @@ def wake_a_stale_writer(path, reference, at):
     stale.join()
     assert stale.exitcode in (ExitCode.DONE, ExitCode.IO)
     assert contents(path) == before
+    assert verify(path).notes == []
     assert {name: (path / name).stat().st_ino for name in before} == inodes
     assert run(path) == 0
     check_whole(path, reference)

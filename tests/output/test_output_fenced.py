@@ -76,3 +76,18 @@ def test_a_journal_outlives_a_commit_of_its_own_that_may_not_be_durable(tmp_path
     output.close()
     assert "part-00000.g1.json" in names(path, "commits")
     assert names(path, "journals") == ["000001-0001.arrows"]
+
+
+class SlowRemoval(Disk):
+    """Whatever folder it is about to remove, another process removes first."""
+
+    def before(self, call: str, path: Path, other: Path | None = None) -> None:
+        if call == "remove_dir":
+            path.rmdir()
+
+
+def test_the_end_of_a_job_and_of_a_late_attempt_may_meet(tmp_path, spec, generate):
+    with begin(tmp_path / "out", spec, disk=SlowRemoval()) as output:
+        write(output, range(8))
+        generate(tmp_path / "out", spec, partition=(1, 2))
+    assert names(tmp_path / "out", "stage") == []
