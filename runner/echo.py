@@ -77,12 +77,11 @@ class EchoEngine:
 
 def _echo(request: EngineRequest, sample_index: int, seed: int) -> Sample:
     sampling = request.sampling
-    answer = list(request.prompt_token_ids)
-    if sampling.temperature > 0:
-        answer = [*(_LETTERS[seed >> shift & 15] for shift in (12, 8, 4, 0)), *answer]
+    answer = [_LETTERS[seed >> shift & 15] for shift in (12, 8, 4, 0)] if sampling.temperature > 0 else []
+    whole = len(answer) + len(request.prompt_token_ids) <= sampling.max_tokens and not sampling.ignore_eos
+    answer.extend(request.prompt_token_ids[: sampling.max_tokens])
     if sampling.ignore_eos:
         answer *= -(-sampling.max_tokens // len(answer))
-    whole = len(answer) <= sampling.max_tokens and not sampling.ignore_eos
     reason = FinishReason.STOP if whole else FinishReason.LENGTH
     answer = answer[: sampling.max_tokens]
     return Sample(request.request_id, sample_index, answer, reason, logprobs=_logprobs(answer, sampling.logprobs))

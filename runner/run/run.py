@@ -20,6 +20,7 @@ from runner.report.scrapes import ScrapePoint
 from runner.report.summary import log_run, log_summary
 from runner.run.backends import choose_backend
 from runner.run.budget import ErrorBudget, budget_of
+from runner.run.collector import rare_collections
 from runner.run.finishing import Finisher
 from runner.run.inflight import InFlight
 from runner.run.loop import Loop
@@ -44,11 +45,12 @@ def run(config: RunnerConfig, stop: StopFlag) -> ExitCode:
     engine accepts or not.
     """
     card_of(config.cost.card)
-    plan = Plan(config, choose_backend(config))
-    with Reservation(plan.folder, plan.output_spec()) as reservation:
-        if reservation.is_done:
-            logger.info("this job is done; nothing was changed")
-        return _work(plan, reservation, stop)
+    with rare_collections():
+        plan = Plan(config, choose_backend(config))
+        with Reservation(plan.folder, plan.output_spec()) as reservation:
+            if reservation.is_done:
+                logger.info("this job is done; nothing was changed")
+            return _work(plan, reservation, stop)
 
 
 def _work(plan: Plan, reservation: Reservation, stop: StopFlag) -> ExitCode:
