@@ -16,6 +16,7 @@ from runner.engine.device import Device, open_device
 from runner.engine.fuse import fuse_linears
 from runner.engine.hook import LayerAttention
 from runner.engine.layers import PagedLayer, StepContext
+from runner.engine.linear.wide import replace_wide_linears
 from runner.engine.loader import load_model
 from runner.engine.memory import block_bytes, cpu_blocks, cuda_blocks
 from runner.engine.model_runner import ModelRunner
@@ -49,6 +50,7 @@ def core_over(
     accelerated = target.type == "cuda" and not engine.enforce_eager
     if accelerated:
         fuse_linears(model)
+        replace_wide_linears(model)
     specs = probe(model, max_model_len)
     step = StepContext()
     backend = load_backend(

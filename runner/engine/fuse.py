@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from runner.engine.linear.wide import is_wide, wide_linear
+
 _GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # in the order in which models call them
 
 
@@ -74,13 +76,14 @@ class _Group:
         self._weight = weight
         self._bias = bias
         self._sizes = sizes
+        self._linear = wide_linear if is_wide(weight) else functional.linear
         self._input: Tensor | None = None
         self._outputs: tuple[Tensor, ...] = ()
 
     def take(self, index: int, x: Tensor) -> Tensor:
         if index == 0:
             self._input = x
-            self._outputs = functional.linear(x, self._weight, self._bias).split(self._sizes, dim=-1)
+            self._outputs = self._linear(x, self._weight, self._bias).split(self._sizes, dim=-1)
         assert x is self._input, "fused linears were given different inputs"
         output = self._outputs[index]
         if index == len(self._sizes) - 1:  # else each layer's output would live until its next step

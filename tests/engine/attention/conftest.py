@@ -1,25 +1,5 @@
-"""Without a GPU the Triton kernels run in Triton's interpreter, which must be chosen before triton is imported."""
+"""The Triton kernels of this room run wherever there is Triton."""
 
-import importlib.util
-import os
-from typing import Any
+from triton_interpreter import choose_interpreter
 
-import torch
-
-
-def _accept_new_numpy() -> None:
-    """Triton 3.6's interpreter takes int() of arrays of shape [1] as loop bounds, which numpy 2.4 refuses."""
-    from triton.runtime import interpreter
-
-    patch_tensor = interpreter._patch_lang_tensor
-
-    def patched(tensor: Any, scope: Any) -> None:
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    interpreter._patch_lang_tensor = patched
-
-
-if not torch.cuda.is_available() and importlib.util.find_spec("triton") is not None:
-    os.environ["TRITON_INTERPRET"] = "1"
-    _accept_new_numpy()
+choose_interpreter()

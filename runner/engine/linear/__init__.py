@@ -1,0 +1,1 @@
+"""Linear layers of a decode step: few rows against a wide weight."""
