@@ -22,8 +22,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runner.errors import ConfigError, DamageError, ExitCode, RunnerError, StorageError
+from runner.cli.outcome import exit_code_of, wants_help
+from runner.errors import ConfigError, DamageError, ExitCode, StorageError
 from runner.output.commits import Commit
+from runner.output.disk import sync_path
 from runner.output.folder import Folder
 from runner.output.layout import DATA
 from runner.output.ranges import bounds, is_covered, num_ranges
@@ -135,19 +137,11 @@ def _whole_or_nothing(target: Path) -> Iterator[Path]:
     path = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         yield path
-        _sync(path)
+        sync_path(path)
         path.rename(target)
-        _sync(target.parent)
+        sync_path(target.parent)
     finally:
         path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _part(folder: Folder, commit: Commit) -> pa.Table:
@@ -184,40 +178,45 @@ def _left_out(folder: Folder, commits: list[Commit]) -> Iterator[str]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; {' '.join(self.format_usage().split())}")
+        raise ConfigError(f"{message}; --help says more")
 
 
-_EXIT_CODES = (
-    "Exit codes: 0 written, 64 a wrong folder or argument, 65 damaged, 73 a run is active, 74 the disk refused."
-)
+_USAGE = """\
+Writes the data of a run as one file, as far as it is done: rows in their order, every part compared with its commit.
 
+  python -m runner.export DIR --to FORMAT [--out FILE_OR_DIR]
 
-def _arguments(arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(
-        prog="python -m runner.export",
-        description="The data of a run as one file.",
-        epilog=_EXIT_CODES,
-        allow_abbrev=False,
-    )
-    parser.add_argument("directory", metavar="DIR", help="the output folder of a run")
-    parser.add_argument("--to", required=True, choices=sorted(WRITERS), help="the format")
-    parser.add_argument("--out", metavar="FILE_OR_DIR", help="default: DIR.parquet or DIR.jsonl, beside the folder")
-    return parser.parse_args(arguments)
+  --to FORMAT         parquet or jsonl
+  --out FILE_OR_DIR   default: DIR.parquet or DIR.jsonl, beside the folder; a file that is there is never replaced
+
+Exit codes: 0 written, 64 no output folder or a bad argument, 65 damaged, 73 a run is active, 74 the disk refused.
+"""
 
 
 def main(arguments: list[str]) -> int:
     """0 when written, 64 for a wrong folder or argument, 65 with the damage named, 73 while a run is active, 74 I/O."""
+    if wants_help(arguments):
+        sys.stdout.write(_USAGE)
+        return ExitCode.DONE
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        asked = _arguments(arguments)
-        exported = export(asked.directory, asked.to, asked.out)
-    except RunnerError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
+    return exit_code_of(lambda: _export(arguments))
+
+
+def _export(arguments: list[str]) -> int:
+    asked = _parse(arguments)
+    exported = export(asked.directory, asked.to, asked.out)
     for note in exported.left_out:
         _log.info("left out: %s", note)
     _log.info("%s: %d rows", exported.path, exported.num_rows)
     return ExitCode.DONE
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("directory", metavar="DIR")
+    parser.add_argument("--to", required=True, choices=sorted(WRITERS))
+    parser.add_argument("--out")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -64,11 +64,7 @@ class Disk:
         """Makes the folder's entries durable."""
         with _refusal(path):
             self.before("sync_dir", path)
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync_path(path)
 
     def sync_again(self, path: Path) -> None:
         """Makes a file durable that a killed process may have left in the kernel's hands only."""
@@ -214,6 +210,15 @@ class Disk:
 def temp_name(path: Path) -> Path:
     """A name beside ``path`` that no other writer picks and no loader reads."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def sync_path(path: Path) -> None:
+    """Makes the content of a closed file, or the entries of a folder, durable. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
@@ -40,3 +41,22 @@ def start_runner(folder: Path, output: str, partition: str, *more: str) -> subpr
 
 def row_ids(folder: Path) -> list[int]:
     return pads.dataset(folder / "data", format="ipc").to_table(columns=["row_id"]).column(0).to_pylist()
+
+
+def process_of(task: str) -> int:
+    """The runner of a launched task: the process whose command line is Python's, not that of a shell or srun."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if f"launch.task={task}" in words and words[1:3] == ["-m", "runner"]:
+            return int(folder.name)
+    raise AssertionError(f"no process of task {task}")
+
+
+def wait_for_parts(folder: Path, num_parts: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob(".runner/commits/*.json"))) < num_parts:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -19,28 +19,10 @@ from runner.launch.work import prepare as work_of
 from runner.output import Surveyor
 from runner.signals import Stop, StopFlag
 from runner.status import describe
-from tests.launch.fleet import SLOW, prepare
+from tests.launch.fleet import SLOW, prepare, process_of, wait_for_parts
 from tests.run.commands import ROOT, command, digests, start
 
 LOCAL = (*SLOW, "output.dir=out", "launch=local")
-
-
-def process_of(task: str) -> int:
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if f"launch.task={task}" in words:
-            return int(folder.name)
-    raise AssertionError(f"no process of task {task}")
-
-
-def wait_for_parts(folder: Path, num_parts: int) -> None:
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob(".runner/commits/*.json"))) < num_parts:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def status(folder: Path) -> str:

@@ -7,8 +7,7 @@ import signal
 
 import pytest
 
-from tests.launch.fleet import SLOW, prepare
-from tests.launch.test_launch_local import process_of, wait_for_parts
+from tests.launch.fleet import SLOW, prepare, process_of, wait_for_parts
 from tests.run.commands import command, digests, start
 
 RAY = (*SLOW, "output.dir=out", "launch=ray", "launch.array=2", "launch.gpus=0")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.dataset as pads
 import pytest
 
-from tests.launch.fleet import SLOW, prepare
+from tests.launch.fleet import SLOW, prepare, process_of
 from tests.run.commands import ROOT, command, digests, write_rows
 from tests.slurm.cluster import Cluster
 from tests.tiny_models import save_tiny_model
@@ -44,18 +44,6 @@ def submit(cluster: Cluster, folder: Path, *arguments: str) -> str:
 
 def wait_for_parts(cluster: Cluster, folder: Path, num_parts: int) -> None:
     cluster.wait(lambda: len(list(folder.glob(".runner/commits/*.json"))) >= num_parts, 120, f"{num_parts} parts")
-
-
-def process_of(task: str) -> int:
-    """The runner of a task: the process whose command line is exactly Python's."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if f"launch.task={task}" in words and words[1:3] == ["-m", "runner"]:
-            return int(folder.name)
-    raise AssertionError(f"no process of task {task}")
 
 
 def logs(folder: Path) -> str:
