@@ -33,6 +33,7 @@ The arguments are those of the run; `python -m runner --help` lists them. Of its
   cost.card=h100                the card that estimates are for
   cost.num_cards=1              how many of them share the work
   cost.dollars_per_gpu_hour=5   turns hours into dollars
+
 Exit codes: 0 shown, 64 settings or input refused.
 """
 

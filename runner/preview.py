@@ -30,6 +30,7 @@ The arguments are those of the run; `python -m runner --help` lists them. Of its
   preview.rows=3     rows to show
 
 Special tokens stand in ⟦⟧; the same text without them is text. Control characters are spelled out, as \\x1b.
+
 Exit codes: 0 shown, 64 settings or input refused.
 """
 

@@ -16,7 +16,8 @@ Runs the rows and samples in errors/ once more, under the settings of the job; a
   python -m runner.retry DIR [key=value ...]
 
 The job's settings are read from DIR; a key=value changes one for this time, such as sampling.max_tokens=2000.
-Exit codes: 0 done, 64 where DIR holds no job, and the others of the run.
+
+Exit codes: 0 done, 64 DIR holds no job or settings refused, and the others of the run (`python -m runner --help`).
 """
 
 
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _retry(arguments: list[str], stop: StopFlag) -> int:
     from runner.cli.compose import recompose
-    from runner.cli.folder import wants_help
+    from runner.cli.outcome import wants_help
     from runner.errors import ConfigError, ExitCode
     from runner.output import recorded_job
     from runner.report.log import log_to_stderr
@@ -37,6 +38,9 @@ def _retry(arguments: list[str], stop: StopFlag) -> int:
     if wants_help(arguments):
         sys.stdout.write(_USAGE)
         return ExitCode.DONE
+    flag = next((argument for argument in arguments if argument.startswith("-")), None)
+    if flag is not None:
+        raise ConfigError(f"{flag}: this command takes a folder and settings; --help says more")
     folder = Path(arguments[0]).resolve()
     job = recorded_job(folder)
     if job is None:

@@ -1,16 +1,21 @@
-"""The commands beside the run: help on asking, exit 64 and one line for what is no folder of ours."""
+"""The commands beside the run, all alike: what --help says, how a refusal looks, which exit code."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from runner.cli.outcome import exit_code_of
+from runner.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 OVER_A_FOLDER = ("verify", "repair", "status", "retry", "export", "report")
 OVER_A_JOB = ("preview", "preflight", "profile")
+ALL = (*OVER_A_FOLDER, *OVER_A_JOB)
 
 
 def command(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -18,25 +23,69 @@ def command(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("name", (*OVER_A_FOLDER, *OVER_A_JOB))
-def test_help_is_on_stdout_and_names_the_command(name: str) -> None:
+def given(name: str, *arguments: str) -> tuple[str, ...]:
+    return (*arguments, "--to", "jsonl") if name == "export" else arguments
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_help_has_one_shape_and_is_also_what_no_argument_gives(name: str) -> None:
     done = command(name, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"python -m runner.{name}" in done.stdout
-    assert "Exit codes: 0" in done.stdout
+    paragraphs = done.stdout.rstrip().split("\n\n")
+    assert paragraphs[0][0].isupper()
+    assert paragraphs[0].endswith(".")
+    assert paragraphs[1].startswith(f"  python -m runner.{name} {'DIR' if name in OVER_A_FOLDER else 'job=NAME'}")
+    assert paragraphs[-1].startswith("Exit codes: 0 ")
+    assert " 64 " in paragraphs[-1]
+    assert max(map(len, done.stdout.splitlines())) <= 120
+    assert command(name).stdout == done.stdout
 
 
 @pytest.mark.parametrize("name", OVER_A_FOLDER)
 def test_another_folder_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
-    done = command(name, str(tmp_path), *(("--to", "jsonl") if name == "export" else ()))
-    assert done.returncode == 64
-    assert str(tmp_path) in done.stdout + done.stderr
-    assert len((done.stdout + done.stderr).strip().splitlines()) == 1
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        done = command(name, *given(name, str(folder)))
+        assert done.returncode == 64
+        assert str(folder) in done.stdout + done.stderr
+        assert len((done.stdout + done.stderr).strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ("verify", "repair", "status"))
 def test_a_second_argument_is_refused(name: str, tmp_path: Path) -> None:
     done = command(name, str(tmp_path), "sampling.n=2")
-    assert done.returncode == 64
+    assert (done.returncode, done.stderr.count("\n")) == (64, 1)
     assert "sampling.n=2" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "part"),
+    [
+        ("preview", ("job=nothing",), "job=nothing"),
+        ("preflight", ("job=generate", "sampling.max_tokns=1"), "sampling.max_tokens"),
+        ("profile", ("job=generate", "--verbose"), "--verbose"),
+        *((name, (".", "--verbose"), "--verbose") for name in OVER_A_FOLDER),
+    ],
+)
+def test_a_wrong_argument_is_named_in_one_line(name: str, arguments: tuple[str, ...], part: str) -> None:
+    done = command(name, *given(name, *arguments))
+    assert (done.returncode, done.stdout) == (64, "")
+    assert part in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [(ConfigError("a=b: c"), 64, "a=b: c\n"), (KeyboardInterrupt(), 130, ""), (BrokenPipeError(), 0, "")],
+)
+def test_an_end_from_outside_is_no_traceback(
+    error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> int:
+        raise error
+
+    written: list[str] = []
+    stream = SimpleNamespace(write=written.append, close=lambda: None)
+    monkeypatch.setattr("sys.stderr", stream)
+    assert exit_code_of(fail) == code
+    assert "".join(written) == line

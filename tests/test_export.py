@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_no_file(out: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["DIR"], ["DIR", "--to", "csv"], ["DIR", "--to", "jsonl", "more"], ["/none", "--to", "jsonl"]]
+    "arguments", [["DIR"], ["DIR", "--to", "csv"], ["DIR", "--to", "jsonl", "more"], ["/none", "--to", "jsonl"]]
 )
 def test_wrong_arguments_are_one_line_and_64(
     out: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]

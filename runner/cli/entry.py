@@ -8,8 +8,9 @@ from pathlib import Path
 
 from runner.cli.command import parse
 from runner.cli.origins import origins
+from runner.cli.outcome import exit_code_of, wants_help
 from runner.config import RunnerConfig
-from runner.errors import ExitCode, RunnerError
+from runner.errors import ExitCode
 
 Work = Callable[[RunnerConfig, dict[str, str]], Iterator[str]]
 """Gives the text to print, piece by piece, from the settings and where each came from."""
@@ -17,21 +18,17 @@ Work = Callable[[RunnerConfig, dict[str, str]], Iterator[str]]
 
 def main(arguments: list[str], usage: str, work: Work) -> int:
     """Runs one command line of a command that only looks; returns its exit code."""
-    if not arguments or "--help" in arguments or "-h" in arguments:
+    if wants_help(arguments):
         sys.stdout.write(usage)
         return ExitCode.DONE
-    try:
-        command = parse(arguments)
-        pieces = iter([command.text or ""]) if command.config is None else work(command.config, _origins(arguments))
-        for piece in pieces:
-            sys.stdout.write(piece + "\n")
-    except RunnerError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()  # a reader such as head has seen enough
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+    return exit_code_of(lambda: _show(arguments, work))
+
+
+def _show(arguments: list[str], work: Work) -> int:
+    command = parse(arguments)
+    pieces = iter([command.text or ""]) if command.config is None else work(command.config, _origins(arguments))
+    for piece in pieces:
+        sys.stdout.write(piece + "\n")
     return ExitCode.DONE
 
 

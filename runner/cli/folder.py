@@ -5,11 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from runner.errors import ConfigError, ExitCode, RunnerError
-
-
-def wants_help(arguments: list[str]) -> bool:
-    return not arguments or "--help" in arguments or "-h" in arguments
+from runner.cli.outcome import exit_code_of, wants_help
+from runner.errors import ConfigError, ExitCode
 
 
 def main(arguments: list[str], usage: str, work: Callable[[str], int]) -> int:
@@ -17,15 +14,11 @@ def main(arguments: list[str], usage: str, work: Callable[[str], int]) -> int:
     if wants_help(arguments):
         sys.stdout.write(usage)
         return ExitCode.DONE
-    try:
-        if len(arguments) > 1:
-            raise ConfigError(f"{arguments[1]}: this command takes one folder and nothing else; --help says more")
-        return work(arguments[0])
-    except RunnerError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()  # a reader such as head has seen enough
-        return ExitCode.DONE
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+    return exit_code_of(lambda: work(_folder(arguments)))
+
+
+def _folder(arguments: list[str]) -> str:
+    if len(arguments) > 1 or arguments[0].startswith("-"):
+        wrong = next((argument for argument in arguments if argument.startswith("-")), arguments[-1])
+        raise ConfigError(f"{wrong}: this command takes one folder and nothing else; --help says more")
+    return arguments[0]

@@ -14,7 +14,7 @@ from runner.cli.keys import Key, known_keys
 from runner.config import RunnerConfig
 
 _HEAD = """\
-Offline batch generation: prompts from JSONL or Parquet, completions to Arrow shards.
+Offline batch generation: prompts from JSONL, Parquet, Arrow, CSV or a saved dataset; completions to Arrow shards.
 
   python -m runner job=NAME [group=PRESET ...] [key=value ...]
 

@@ -36,6 +36,7 @@ The arguments are those of the run; `python -m runner --help` lists them. Of its
   profile.dir=DIR      for trace.json (open it in ui.perfetto.dev), timeline.png and figures.json;
                        default outputs/profile/<job>
 The picture needs matplotlib: pip install 'batch-runner[profile]'.
+
 Exit codes: 0 shown, 64 settings or input refused.
 """
 

@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from runner.errors import ConfigError, ExitCode, RunnerError, StorageError
+from runner.cli.outcome import exit_code_of, wants_help
+from runner.errors import ConfigError, ExitCode, StorageError
 from runner.output.contents import Contents, read_contents
 from runner.report.history import history_of
 from runner.report.metrics import metrics_by_run
@@ -22,22 +23,23 @@ beside their prompts that can be searched. One file that needs no network; also 
 
   samples=500                   answers on the page, spread over the run
   errors=100                    errors on the page
-  cost.dollars_per_gpu_hour=5   turns hours into dollars
+  cost.dollars_per_gpu_hour=5   turns hours of GPUs into dollars; default: as the last run was told
+
 Exit codes: 0 written, 64 no output folder or a bad argument, 65 damaged, 74 the disk refused.
 """
 
 
 def main(arguments: list[str]) -> int:
     """Runs one command line and returns its exit code."""
-    if not arguments or "--help" in arguments or "-h" in arguments:
+    if wants_help(arguments):
         sys.stdout.write(_USAGE)
         return ExitCode.DONE
-    try:
-        folder, options = _parse(arguments)
-        path = write_report(folder, int(options["samples"]), int(options["errors"]), _rate(options))
-    except RunnerError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
+    return exit_code_of(lambda: _report(arguments))
+
+
+def _report(arguments: list[str]) -> int:
+    folder, options = _parse(arguments)
+    path = write_report(folder, int(options["samples"]), int(options["errors"]), _rate(options))
     sys.stdout.write(f"{path}\n")
     return ExitCode.DONE
 
@@ -82,7 +84,7 @@ def _parse(arguments: list[str]) -> tuple[Path, dict[str, str]]:
     folders = [argument for argument in arguments if "=" not in argument]
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if equals and key not in options:
+        if (equals and key not in options) or argument.startswith("-"):
             raise ConfigError(f"{argument}: no such setting; there are {', '.join(options)}")
         if equals:
             options[key] = _checked(argument, value, whole=key in ("samples", "errors"))

@@ -25,7 +25,7 @@ class Terminal(io.StringIO):
 
 def shown(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> Progress:
     monkeypatch.setattr(module, "LOG_SECONDS", 0.0)
-    progress = Progress(total_rows=10, done_rows=4, max_tokens=99, stream=stream)
+    progress = Progress(total_rows=10, done_rows=4, max_tokens=99, stream=stream, max_num_seqs=256)
     progress.add_sample(5)
     progress.add_row(RowResult(0, errors=[RowError(0, Stage.PARSE, "no_tokens", "")]))
     progress.show(EngineStats(num_running=3, num_waiting=2, kv_blocks_used=1, kv_blocks_total=4))
