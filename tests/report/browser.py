@@ -11,13 +11,16 @@ import time
 import urllib.request
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-
-import pytest
+from urllib.error import HTTPError, URLError
 
 
 def is_installed() -> bool:
-    return bool(shutil.which("chromedriver") and (shutil.which("chromium") or shutil.which("google-chrome")))
+    """Without either of them there is nothing to test with; one that does not start fails."""
+    return bool(shutil.which("chromedriver") and _chromium())
+
+
+def _chromium() -> str | None:
+    return shutil.which("chromium") or shutil.which("google-chrome")
 
 
 class Browser:
@@ -67,17 +70,17 @@ class Browser:
         self.close()
 
     def _start(self, width: int, height: int) -> str:
-        binary = shutil.which("chromium") or shutil.which("google-chrome")
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        options = {"binary": binary, "args": [*flags, f"--window-size={width},{height}"]}
+        options = {"binary": _chromium(), "args": [*flags, f"--window-size={width},{height}"]}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         deadline = time.monotonic() + 30
         while True:
             try:
                 return self._send("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
-            except URLError:  # the driver does not listen yet
-                if time.monotonic() > deadline:
-                    pytest.skip("chromedriver did not start")
+            except URLError as error:  # the driver does not listen yet, or has no Chromium yet
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    said = error.read().decode() if isinstance(error, HTTPError) else str(error)
+                    raise AssertionError(f"Chromium is installed and did not start: {said}") from error
                 time.sleep(0.1)
 
     def _devtools(self, command: str, parameters: dict[str, Any]) -> None:
