@@ -82,7 +82,7 @@ class Loop:
                 break
             try:
                 admitted = self._admit()
-                if self._source.exhausted or self._time_limit.is_closed:
+                if self._source.is_dry or self._time_limit.is_closed:
                     self._engine.close_input()
                 if self._inflight.num_rows:
                     # No wait while rows flow in: the engine must never run dry behind a slow poll.

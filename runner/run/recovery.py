@@ -98,6 +98,7 @@ class RestartingEngine:
     def submit(self, requests: Sequence[EngineRequest]) -> None:
         self.start().submit(requests)
         self._has_served = True
+        self._input_closed = False
         self.ready_since = self.ready_since or time.monotonic()
 
     def poll(self, timeout: float) -> Sequence[Sample | TokenChunk]:
@@ -115,7 +116,7 @@ class RestartingEngine:
             self._client.drop_waiting()
 
     def close_input(self) -> None:
-        """Tells the present engine, once, that no more requests will come."""
+        """Tells the present engine, once after each submission, that no more requests will come for now."""
         if self._client is not None and not self._input_closed:
             self._client.close_input()
             self._input_closed = True

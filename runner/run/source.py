@@ -56,21 +56,28 @@ class WorkSource:
         self._samples_per_row = samples_per_row
         self._rows: Iterator[SourceRow | RowError] = iter(())
         self._redo: dict[int, SampleKeys] = {}
-        self._in_range = False
+        self._left_in_range = 0
+        self._is_refused = False  # the last time that it asked for a range
 
     @property
     def exhausted(self) -> bool:
         """Whether every row has been handed out."""
-        return not self._in_range and not self._ranges.ranges_left
+        return not self._left_in_range and not self._ranges.ranges_left
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether no row is to be had now: all are handed out, or others hold the rest, or too many ranges are open."""
+        return not self._left_in_range and (self._is_refused or not self._ranges.ranges_left)
 
     def read(self, num_rows: int) -> list[SourceRow | RowError]:
         """Up to ``num_rows`` next rows; none when no further range may be opened yet."""
         batch: list[SourceRow | RowError] = []
-        while len(batch) < num_rows and (self._in_range or self._open_range()):
-            wanted = num_rows - len(batch)
-            found = list(islice(self._rows, wanted))
-            self._in_range = len(found) == wanted
-            batch += found
+        while len(batch) < num_rows and (self._left_in_range or self._open_range()):
+            wanted = min(num_rows - len(batch), self._left_in_range)
+            batch += islice(self._rows, wanted)
+            self._left_in_range -= wanted
+        if batch and not self._left_in_range:
+            self._open_range()  # shows at once whether the engine is to expect more
         return batch
 
     def render(self, batch: Sequence[SourceRow | RowError]) -> tuple[list[RowWork], list[RowResult]]:
@@ -105,12 +112,13 @@ class WorkSource:
 
     def _open_range(self) -> bool:
         found = self._ranges.take_range()
+        self._is_refused = found is None
         if found is None:
             return False
         self._redo.update(found.redo)
         rows = self._reader.read(found.start, found.stop)
         self._rows = (row for row in rows if row.row_id not in found.done)
-        self._in_range = True
+        self._left_in_range = sum(row_id not in found.done for row_id in range(found.start, found.stop))
         return True
 
     def _unreadable(self, error: RowError) -> RowResult:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from runner.echo import EchoEngine
 from runner.run.recovery import RestartingEngine
 from runner.signals import Overdue
+from runner.types import EngineRequest
 
 
 class Recorded(EchoEngine):
@@ -42,3 +45,26 @@ def test_an_interrupt_or_an_error_does_not_wait_for_the_engine(error: type[BaseE
 def test_an_engine_that_was_never_made_is_not_ended() -> None:
     with pytest.raises(KeyboardInterrupt), RestartingEngine(Recorded):
         raise KeyboardInterrupt
+
+
+class Closing(EchoEngine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def submit(self, requests: Sequence[EngineRequest]) -> None:
+        self.calls.append("submit")
+
+    def close_input(self) -> None:
+        self.calls.append("close")
+
+
+def test_the_input_is_closed_once_after_each_submission() -> None:
+    """What comes later, from a process that died, say, is to be put in order as well."""
+    client = Closing()
+    engine = RestartingEngine(lambda: client)
+    for _ in range(2):
+        engine.submit([])
+        engine.close_input()
+        engine.close_input()
+    assert client.calls == ["submit", "close"] * 2
