@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from pathlib import Path
 
 from jobs import load_job
@@ -13,6 +14,10 @@ from runner.run.fingerprint import GROWABLE, fingerprint
 from runner.run.intake import take_stock
 from runner.run.rerun import recipe, selection_of
 from runner.text import PromptTokenizer, resolve_sampling
+
+_SPARE_SAMPLES = 64  # wait in the engine at least, so that it never runs dry while rows are rendered
+_OPEN_RANGES = 8  # in work at once at least: what is done of them stays in memory
+_OPEN_ROWS = 8  # in them for each row in flight at least: a range waits for its longest answers
 
 
 class Plan:
@@ -39,6 +44,17 @@ class Plan:
             or may_ask_logprobs(self.inventory.schema, (SAMPLING_COLUMN, "body")),
         )
 
+    @property
+    def max_samples(self) -> int:
+        """In flight at once, at most."""
+        places = self.config.engine.max_num_seqs
+        return places + max(places, _SPARE_SAMPLES)
+
+    def _max_open_ranges(self) -> int:
+        """So many that small ranges do not leave the engine short of rows."""
+        rows_in_flight = self.max_samples / self.sampling.n
+        return max(_OPEN_RANGES, ceil(_OPEN_ROWS * rows_in_flight / self.config.output.rows_per_shard))
+
     def output_spec(self) -> OutputSpec:
         """What the output folder is opened with, the fingerprint among it. Raises ConfigError for a file it names."""
         config = self.config
@@ -58,6 +74,7 @@ class Plan:
             accept=() if self._stock.is_new else tuple(config.resume.accept),
             growable=() if self._stock.is_new else GROWABLE,
             overwrite=config.output.overwrite,
+            max_open_ranges=self._max_open_ranges(),
             max_idle_attempts=config.resume.max_idle_attempts,
             command=recipe(config),
             selection=selection_of(config.rerun),

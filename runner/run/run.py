@@ -34,7 +34,6 @@ from runner.text import PromptTokenizer
 
 logger = logging.getLogger(__name__)
 
-_SPARE_SAMPLES = 64  # wait in the engine at least, so that it never runs dry while rows are rendered
 _SCRAPE_SECONDS = 5.0  # between two looks for scrapes where no metrics are written
 
 
@@ -153,7 +152,7 @@ def _loop(
         guard=guard,
         progress=progress,
         stop=stop,
-        max_samples=config.engine.max_num_seqs + max(config.engine.max_num_seqs, _SPARE_SAMPLES),
+        max_samples=plan.max_samples,
         samples_per_row=samples_per_row,
         time_limit=TimeLimit(seconds_to_end(config.launch.end_time)),
     )

@@ -101,6 +101,27 @@ def test_the_settings_of_the_output_reach_it(tmp_path: Path) -> None:
     assert {name: getattr(spec, name) for name in shared} == {name: getattr(config.output, name) for name in shared}
 
 
+@pytest.mark.parametrize(
+    ("rows_per_shard", "samples", "ranges"), [(1000, 1, 17), (10_000, 1, 8), (16, 1, 1024), (16, 4, 256)]
+)
+def test_small_ranges_never_leave_the_engine_short_of_rows(
+    tmp_path: Path, rows_per_shard: int, samples: int, ranges: int
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "hi"}\n')
+    config = compose(
+        [
+            "job=generate",
+            "engine=echo",
+            f"input.path={tmp_path / 'rows.jsonl'}",
+            f"output.dir={tmp_path / 'out'}",
+            f"output.rows_per_shard={rows_per_shard}",
+            f"sampling.n={samples}",
+            "engine.max_num_seqs=1024",
+        ]
+    )
+    assert Plan(config, choose_backend(config)).output_spec().max_open_ranges == ranges
+
+
 def test_a_job_file_counts_by_its_content(tmp_path: Path) -> None:
     source = "def prompt(row):\n    return 'x'\n"
     paths = [tmp_path / name for name in ("a.py", "b.py", "c.py")]
