@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import parse_qsl, urlsplit
 
-from runner.errors import ConfigError
+from runner.errors import ConfigError, StorageError
 
 _DRIVERS: Mapping[str, str] = MappingProxyType(
     {
@@ -45,7 +45,35 @@ def open_binary(path: str) -> BinaryIO:
         return Path(path).open("rb")
     filesystem = _filesystem(path)
     with _one_line(path):
-        return filesystem.open(path, "rb")
+        return cast(BinaryIO, _RemoteFile(filesystem.open(path, "rb"), path))
+
+
+class _RemoteFile:
+    """An open file of fsspec whose failures on the way end the run in order, as those of a disk do.
+
+    Drivers raise their own kinds there, such as botocore's, and readers would take an OSError for a damaged file.
+    """
+
+    def __init__(self, file: Any, path: str) -> None:
+        self._file = file
+        self._path = path
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> _RemoteFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return bytes(self._file.read(size))
+        except Exception as error:
+            raise StorageError(
+                f"input.path: {self._path} cannot be read on ({_reason(error)}); run again once it can be"
+            ) from error
 
 
 def size_of(path: str) -> int:
@@ -74,10 +102,18 @@ def list_remote(address: str) -> list[str]:
     filesystem = _filesystem(address)
     with _one_line(address):
         found = sorted(filesystem.glob(address)) if re.search(r"[*?\[]", address) else [address]
-        files = [filesystem.unstrip_protocol(name) for name in found if filesystem.isfile(name)]
+        files = [filesystem.unstrip_protocol(name) for name in found if _is_file(filesystem, name)]
     if not files:
         raise ConfigError(f"input.path={address!r} names no file there; check the spelling")
     return files
+
+
+def _is_file(filesystem: Any, name: str) -> bool:
+    """fsspec's own `isfile` says no, too, where the address cannot be reached or is forbidden."""
+    try:
+        return bool(filesystem.info(name)["type"] == "file")
+    except FileNotFoundError:
+        return False
 
 
 def _filesystem(address: str) -> Any:
@@ -106,11 +142,14 @@ def _one_line(address: str) -> Iterator[None]:
     except (ImportError, ConfigError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"input.path={address!r} cannot be read ({type(error).__name__}: {reason}); "
+            f"input.path={address!r} cannot be read ({_reason(error)}); "
             "check the address and the credentials in the environment"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _refuse_secret(address: str) -> None:

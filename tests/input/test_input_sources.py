@@ -115,11 +115,27 @@ def test_an_address_that_cannot_be_read_is_one_line(memory: Any, path: str, mess
 
 
 def test_an_error_of_a_driver_is_one_line(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Any, path: str) -> bool:
+    def fail(self: Any, path: str, **options: Any) -> dict[str, Any]:
         raise PermissionError("no\ncredentials")
 
-    monkeypatch.setattr(type(memory), "isfile", fail)
+    monkeypatch.setattr(type(memory), "info", fail)
     assert "PermissionError: no credentials" in refusal("memory://box/a.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet", "a.arrow", "a.arrows"])
+def test_an_error_of_a_driver_on_the_way_is_one_line_and_no_damage(
+    memory: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Any, size: int = -1) -> bytes:
+        raise RuntimeError("the line\nis cut")
+
+    content = {"a.jsonl": LINES, "a.jsonl.gz": gzip.compress(LINES), "a.parquet": parquet_bytes(),
+               "a.arrow": arrow_bytes(pa.ipc.new_file), "a.arrows": arrow_bytes(pa.ipc.new_stream)}  # fmt: skip
+    memory.pipe(f"/box/{name}", content[name])
+    reader = InventoryReader(build_inventory(InputConfig(path=f"memory://box/{name}")))
+    monkeypatch.setattr(fsspec.implementations.memory.MemoryFile, "read", fail, raising=False)
+    with pytest.raises(StorageError, match=r"cannot be read on \(RuntimeError: the line is cut\); run again once"):
+        list(reader.read(0, 30))
 
 
 def test_a_failing_read_in_the_middle_is_an_io_error(tmp_path: Path) -> None:

@@ -71,6 +71,8 @@ def _read_group(file: Any, group: int, first: int, span: Span, schema: pa.Schema
         try:
             batch = next(batches, None)
         except (OSError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
             raise ConfigError(
                 f"input.path: {span.path} is corrupt in row group {group} ({_line(error)}); replace the file"
             ) from None
