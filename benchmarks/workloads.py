@@ -48,7 +48,22 @@ QWEN3_06B = {
     "eos_token_id": 2,
     "dtype": "bfloat16",
 }
-SHAPES = {"8b": LLAMA_8B, "06b": QWEN3_06B}
+TINY = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+SHAPES = {"8b": LLAMA_8B, "06b": QWEN3_06B, "tiny": TINY}  # tiny: to try the scripts on a CPU
 _IDS = (10, 30000)
 
 
@@ -81,14 +96,22 @@ def behind_prefix(count: int, shared: int, own: int, num_outputs: int, seed: int
     return [Item(head + _prompt(draw, own), num_outputs) for _ in range(count)]
 
 
+def doubled(items: list[Item], seed: int) -> list[Item]:
+    """The same lengths once more with other prompts: both halves are the same work, and share nothing."""
+    draw = random.Random(seed)
+    return items + [Item(_prompt(draw, len(item.prompt)), item.num_outputs) for item in items]
+
+
 WORKLOADS = {
     "warm": lambda: fixed(32, 64, 16, seed=9),
     "seed32": lambda: fixed(32, 128, 2048),
     "seed8k": lambda: fixed(32, 128, 8192),
     "mixed512": lambda: uniform(512, (100, 1024), (100, 1024), seed=0),
+    "mixed512x2": lambda: doubled(WORKLOADS["mixed512"](), seed=4),
     "mixed512b": lambda: uniform(512, (100, 1024), (100, 1024), seed=3),  # other prompts: the first run warms up
     "nano": lambda: uniform(256, (100, 1024), (100, 1024), seed=0),
     "short": lambda: uniform(20_000, (64, 256), (8, 64), seed=1),
     "prefix": lambda: behind_prefix(4000, 2048, 64, 128),
     "few": lambda: uniform(24, (10, 40), (4, 16), seed=5),  # to try the scripts on
+    "fewx2": lambda: doubled(WORKLOADS["few"](), seed=6),
 }
