@@ -11,7 +11,7 @@ from runner.report.throughput import duration
 from runner.report.timeline import Axis, Curve, Stop
 
 _WIDTH, _HEIGHT = 560, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 12, 26  # a phone shows the words of the axes half as large again
 _GRID = (0.0, 0.5, 1.0)
 
 
@@ -34,7 +34,7 @@ def bars(found: Sequence[Bin], label: str) -> str:
     is_wider = last.high - last.low > found[0].high - found[0].low
     words = f"last bar: {last.low:,} to {last.high - 1:,} tokens" if is_wider else f"{last.high - 1:,} tokens"
     ends = ((_LEFT, f"{found[0].low:,}", "start"), (_WIDTH - _RIGHT, words, "end"))
-    return _chart(label, shapes, ends, [f"{top * part:,.4g}" for part in _GRID])
+    return _chart(label, shapes, ends, [_tick(top * part) for part in _GRID])
 
 
 def lines(axis: Axis, series: Mapping[str, Curve], label: str, percent: bool = False) -> str:
@@ -47,7 +47,7 @@ def lines(axis: Axis, series: Mapping[str, Curve], label: str, percent: bool = F
         for piece in _pieces(axis, [None if value is None else value / top for value in values]):
             points = _points(axis, piece)
             shapes.append(f'<polyline class="line-{index}" points="{points}"><title>{escape(name)}</title></polyline>')
-    steps = [f"{top * part:.3g}%" if percent else f"{top * part:,.4g}" for part in _GRID]
+    steps = [f"{top * part:.3g}%" if percent else _tick(top * part) for part in _GRID]
     return _over_time(label, axis, shapes, series, steps)
 
 
@@ -95,10 +95,9 @@ def _across(axis: Axis, time: float) -> float:
 
 def _over_time(label: str, axis: Axis, shapes: Sequence[str], names: Iterable[str], steps: Sequence[str]) -> str:
     ends = ((_LEFT, "0 s", "start"), (_WIDTH - _RIGHT, duration(axis.seconds), "end"))
-    legend = "".join(f'<span class="key-{i}">{escape(name)}</span>' for i, name in enumerate(names))
-    return (
-        f'{_chart(label, [*map(partial(_stop, axis), axis.stops), *shapes], ends, steps)}<p class="legend">{legend}</p>'
-    )
+    keys = [f'<span class="key-{i}">{escape(name)}</span>' for i, name in enumerate(names)]
+    legend = f'<p class="legend">{"".join(keys)}</p>' if len(keys) > 1 else ""
+    return f"{_chart(label, [*map(partial(_stop, axis), axis.stops), *shapes], ends, steps)}{legend}"
 
 
 def _stop(axis: Axis, stop: Stop) -> str:
@@ -120,6 +119,11 @@ def _chart(label: str, shapes: Sequence[str], ends: Sequence[tuple[float, str, s
     ]
     body = "".join((*shapes, *grid, *marks))
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">{body}</svg>'
+
+
+def _tick(value: float) -> str:
+    """Short enough to stand beside the axis."""
+    return f"{value:,.4g}" if value < 1e4 else f"{value / 1e3:,.4g}k" if value < 1e7 else f"{value / 1e6:,.4g}M"
 
 
 def _nice_top(value: float) -> float:

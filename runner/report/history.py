@@ -97,7 +97,8 @@ class History:
         line = self._timeline
         at_once = line.total(SECONDS)
         titles = {
-            "speed": {name: line.total(name) for name in ("answer tokens", "prompt tokens")},
+            "made": {"answer tokens": line.total("answer tokens")},
+            "read": {"prompt tokens": line.total("prompt tokens")},
             "queue": {name: line.total(name) for name in ("running", "waiting")},
             "device": {"prefill": line.mean("prefill"), "decode": line.mean("decode"), "idle": line.mean("host", "io")},
             "card": {"arithmetic (MFU)": line.mean("flops"), "memory bandwidth": line.mean("bandwidth")},
@@ -105,7 +106,7 @@ class History:
             "quality": {name: line.mean(name) for name in self.quality},
             "runs": {"processes": at_once} if max(filter(None, at_once), default=0.0) > 1.5 else {},
         }
-        always = ("speed", "queue", "device", "process")
+        always = ("made", "queue", "device", "process")
         return {
             title: {name: curve for name, curve in curves.items() if title in always or any(curve)}
             for title, curves in titles.items()

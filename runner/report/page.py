@@ -101,7 +101,8 @@ def _cards(facts: Facts) -> str:
         ("answer tokens", _short(totals.completion_tokens)),
     ]
     if history.seconds:
-        found.append(("time generating", duration(history.seconds)))
+        of_all = f", {len(history.runs):,} runs added up" if len(history.runs) > 1 else ""
+        found.append((f"time generating{of_all}", duration(history.seconds)))
         found.append(("answer tokens a second", f"{history.tokens_per_second:,.0f}"))
     found += _costs(facts)
     return f'<section class="cards">{"".join(_card(label, value) for label, value in found)}</section>'
@@ -178,7 +179,8 @@ def _time(facts: Facts) -> str:
     notes = [f"<p>{text(note)}</p>" for note in history.notes()]
     curves = history.curves()
     boxes = (
-        ("Tokens a second", charts.lines, "speed"),
+        ("Answer tokens a second", charts.lines, "made"),
+        ("Prompt tokens a second, without those from the prefix cache", charts.lines, "read"),
         ("Sequences in the engine", charts.lines, "queue"),
         ("Time of the GPU" if history.device else "Time of the engine", charts.areas, "device"),
         ("Use of the card, by its data sheet", charts.percents, "card"),
@@ -187,7 +189,8 @@ def _time(facts: Facts) -> str:
         ("Processes at once", charts.lines, "runs"),
     )
     shown = "".join(
-        f'<div class="card"><h3>{title}</h3>{draw(history.axis, curves[key], f"{title}, over time")}</div>'
+        f'<div class="card"><h3>{_titled(title, curves[key])}</h3>'
+        f"{draw(history.axis, curves[key], f'{title}, over time')}</div>"
         for title, draw, key in boxes
         if any(map(any, curves[key].values()))
     )
@@ -195,6 +198,12 @@ def _time(facts: Facts) -> str:
     stops = '<p class="soft">In a grey band nothing ran; a long stop is drawn short.</p>' if history.axis.stops else ""
     charted = f'<section class="charts">{shown}</section>{stops}{_runs(history.runs)}'
     return f"<h2>Over time{together}</h2>{''.join(notes)}{charted}"
+
+
+def _titled(title: str, curves: Mapping[str, Any]) -> str:
+    """With the name of the only curve, which then has no legend, unless the title says it."""
+    only = next(iter(curves)) if len(curves) == 1 else ""
+    return escape(title if not only or title.lower().startswith(only) else f"{title}: {only}")
 
 
 def _runs(runs: Sequence[Run]) -> str:

@@ -21,7 +21,7 @@ __all__ = ["WINDOW_SECONDS", "Progress", "duration"]
 logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 30.0
-VIEW_SECONDS = 0.5
+VIEW_SECONDS = 1.0
 
 
 class Progress:

@@ -41,9 +41,8 @@ def log_summary(folder: Path, totals: Totals, load_line: str, *, is_complete: bo
     if totals.dropped:
         logger.info("the job dropped %d samples", totals.dropped)
     if totals.failed_rows:
-        logger.warning(
-            "%d rows have errors (%s): %s", totals.failed_rows, top_codes(totals.errors), folder.resolve() / "errors"
-        )
+        rows = "1 row has" if totals.failed_rows == 1 else f"{totals.failed_rows} rows have"
+        logger.warning("%s errors (%s): %s", rows, top_codes(totals.errors), folder.resolve() / "errors")
     if not is_complete:
         logger.info("other partitions of this job are not done yet")
     if totals.samples:

@@ -74,7 +74,7 @@ def test_partitions_side_by_side_add_up_by_the_clock() -> None:
     lines_of_both = [*run_of("a", 100, 60, 8, "0/2"), *run_of("b", 130, 60, 2, "1/2")]
     history = history_of(sorted(lines_of_both, key=lambda line: line["time"]))
     curves, times = history.curves(), history.axis.times
-    speed, running = curves["speed"]["answer tokens"], curves["queue"]["running"]
+    speed, running = curves["made"]["answer tokens"], curves["queue"]["running"]
     together = [i for i, second in enumerate(times) if 30 < second < 60]
     assert values([speed[i] for i in together]) == {20}
     assert values([running[i] for i in together]) == {10}
@@ -93,7 +93,7 @@ def test_partitions_side_by_side_add_up_by_the_clock() -> None:
 
 def test_a_restart_is_a_gap_and_a_long_one_is_drawn_short() -> None:
     history = history_of([*run_of("a", 1000, 100), *run_of("b", 1000 + 7300, 50)])
-    speed, axis = history.curves()["speed"]["answer tokens"], history.axis
+    speed, axis = history.curves()["made"]["answer tokens"], history.axis
     (stop,) = axis.stops
     assert (stop.start, stop.seconds) == (100, 7200)
     assert stop.end - stop.start == pytest.approx(0.04 * 150)
@@ -109,7 +109,7 @@ def test_a_restart_is_a_gap_and_a_long_one_is_drawn_short() -> None:
 
 def test_nothing_is_lost_or_made_up_between_the_bins() -> None:
     history = history_of([*run_of("a", 0, 977), *run_of("b", 400.5, 333), *run_of("c", 5000, 61)])
-    speed, times = history.curves()["speed"]["answer tokens"], history.axis.times
+    speed, times = history.curves()["made"]["answer tokens"], history.axis.times
     area = 0.0
     for (left, low), (right, high) in pairwise(zip(times, speed, strict=True)):
         area += (right - left) * (low + high) / 2 if low is not None and high is not None else 0.0
@@ -119,7 +119,7 @@ def test_nothing_is_lost_or_made_up_between_the_bins() -> None:
 
 def test_a_new_engine_within_a_run_counts_anew() -> None:
     metrics = [measured("a", second, made, 8) for second, made in ((1, 10), (2, 20), (3, 10), (4, 20))]
-    assert values(history_of(metrics).curves()["speed"]["answer tokens"]) == {10}
+    assert values(history_of(metrics).curves()["made"]["answer tokens"]) == {10}
 
 
 def test_history_says_what_it_saw_in_words() -> None:
