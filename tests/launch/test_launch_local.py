@@ -115,6 +115,71 @@ def test_the_environment_says_which_cards_there_are(monkeypatch, value: str, car
     assert visible_cards() == cards
 
 
+LISTED = """#!/bin/sh
+echo 'GPU 0: NVIDIA H200 (UUID: GPU-0)'
+echo '  MIG 1g.18gb Device 0: (UUID: MIG-0)'
+echo 'GPU 1: NVIDIA H200 (UUID: GPU-1)'
+"""
+
+
+def write_program(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(("listing", "count"), [(LISTED, 2), ("#!/bin/sh\nexit 9\n", 3), (None, 3)])
+def test_the_driver_counts_the_cards_and_without_its_program_the_device_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listing: str | None, count: int
+) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidia7", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / "dev" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "dev" / name).touch()
+    if listing is not None:
+        write_program(tmp_path / "nvidia-smi", listing)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_cards(tmp_path / "dev") == tuple(map(str, range(count)))
+
+
+CHILD = """#!/bin/sh
+echo "card $CUDA_VISIBLE_DEVICES threads $OMP_NUM_THREADS packages $PYTHONPATH arguments $*"
+test "$CUDA_VISIBLE_DEVICES" != GPU-a
+"""
+
+
+def test_each_process_gets_a_card_of_its_own_and_one_that_fails_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Packages may come by PYTHONPATH alone, on a machine without an environment of ours."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    monkeypatch.setenv("PYTHONPATH", "/packages")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(32))
+    monkeypatch.setattr(sys, "executable", str(write_program(tmp_path / "python", CHILD)))
+    given = ["job=generate", "input.path=rows.jsonl", "output.dir=out", "launch=local"]
+    with caplog.at_level("INFO"):
+        assert find("local").launch(work_of(compose(given), given, tmp_path), StopFlag()) == 1
+    logs = [path.read_text() for path in sorted((tmp_path / "out/.runner/launch").iterdir())]
+    assert [log.split(" arguments")[0] for log in logs] == [
+        f"card {card} threads 16 packages {ROOT}:/packages" for card in ("GPU-a", "GPU-b")
+    ]
+    assert all(
+        f"arguments -m runner {given[0]} " in log and f"launch.task=local-{i}" in log for i, log in enumerate(logs)
+    )
+    assert "one each on GPU GPU-a, GPU-b" in caplog.text and "process 0 ended with 1" in caplog.text
+
+
+def test_starting_processes_loads_no_torch(tmp_path: Path) -> None:
+    """CUDA that the launcher has initialised could not be divided among its processes."""
+    program = (
+        "import sys; from runner.__main__ import main; "
+        f"main(['job=generate', 'input.path=x', 'output.dir={tmp_path}/out', 'launch=local', 'launch.dry_run=true']); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
 def test_an_unknown_launcher_names_those_there_are(tmp_path: Path) -> None:
     code, _, err = command(tmp_path, "job=generate", "input.path=x", "engine=echo", "launch.kind=pbs")
     assert code == 64

@@ -55,7 +55,7 @@ def launch(work: Work, stop: StopFlag) -> ExitCode:
             sys.stdout.write(" ".join(work.command(work.partition(number, len(cards)), f"local-{number}")) + "\n")
         return ExitCode.DONE
     workers = [_start(work, number, len(cards), card) for number, card in enumerate(cards)]
-    logger.info("%d processes; their logs: %s", len(workers), work.files / "local-*.log")
+    logger.info("%d processes%s; their logs: %s", len(workers), _on(cards), work.files / "local-*.log")
     try:
         watch(work, workers, stop)
     finally:
@@ -83,9 +83,14 @@ def _cards(work: Work) -> list[str | None]:
     return list(cards[: int(wanted)])
 
 
+def _on(cards: list[str | None]) -> str:
+    named = [card for card in cards if card is not None]
+    return f", one each on card {', '.join(named)}" if named else " without a GPU"
+
+
 def _start(work: Work, number: int, num_workers: int, card: str | None) -> Worker:
     log = work.make_files() / f"local-{number}.log"
-    threads = str(max(1, (os.cpu_count() or 1) // num_workers))
+    threads = str(max(1, len(os.sched_getaffinity(0)) // num_workers))
     root = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": path}
