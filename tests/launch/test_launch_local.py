@@ -167,7 +167,7 @@ def test_each_process_gets_a_card_of_its_own_and_one_that_fails_stops_no_other(
     assert all(
         f"arguments -m runner {given[0]} " in log and f"launch.task=local-{i}" in log for i, log in enumerate(logs)
     )
-    assert "one each on GPU GPU-a, GPU-b" in caplog.text and "process 0 ended with 1" in caplog.text
+    assert "one each on card GPU-a, GPU-b" in caplog.text and "process 0 ended with 1" in caplog.text
 
 
 def test_starting_processes_loads_no_torch(tmp_path: Path) -> None:
