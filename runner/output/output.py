@@ -151,9 +151,9 @@ class Output:
 
         A run with nothing else to do is kept waiting a moment, so that it may ask again and again.
         """
-        if not self.ranges_left or len(self._lacking) >= self._share.max_open(self._spec.max_open_ranges):
+        if not self.ranges_left:
             return None
-        item = self._share.take()
+        item = self._share.take(len(self._lacking), self._spec.max_open_ranges)
         if item is None:
             if not self._lacking:
                 self.flush()  # a range that is complete and waits for its commit: the others wait for it

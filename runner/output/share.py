@@ -27,11 +27,11 @@ class Share(Protocol):
     def left(self) -> int:
         """Ranges that others or this run have still to take up or, when others hold them, to commit."""
 
-    def max_open(self, limit: int) -> int:
-        """How many ranges may be in work at once, at most ``limit``."""
+    def take(self, num_open: int, max_open: int) -> Range | None:
+        """The next range; None when there is none to take now, or the ``num_open`` in work are enough.
 
-    def take(self) -> Range | None:
-        """The next range, None when there is none to take now."""
+        At most ``max_open`` may be.
+        """
 
     def close(self) -> None: ...
 
@@ -47,11 +47,8 @@ class FixedShare:
     def left(self) -> int:
         return len(self._ranges)
 
-    def max_open(self, limit: int) -> int:
-        return limit
-
-    def take(self) -> Range | None:
-        return range_of(self._ranges.pop()) if self._ranges else None
+    def take(self, num_open: int, max_open: int) -> Range | None:
+        return range_of(self._ranges.pop()) if self._ranges and num_open < max_open else None
 
     def close(self) -> None:
         """Nothing is held."""
@@ -88,11 +85,12 @@ class LeasedShare:
             self._look_if_due()
         return len(self._generations.keys() - self._mine)
 
-    def max_open(self, limit: int) -> int:
-        """Near the end one range each, so that nobody sits on work that others are free for."""
-        return max(1, min(limit, len(self._free) // self._num_live))
-
-    def take(self) -> Range | None:
+    def take(self, num_open: int, max_open: int) -> Range | None:
+        if self._is_enough(num_open, max_open):
+            return None
+        self._look_if_due()
+        if self._is_enough(num_open, max_open):  # what was free at its last look, others may have taken since
+            return None
         while (index := self._claim()) is not None:
             ranges = open_ranges(self.folder, [index], self.num_rows)
             earlier = self.leases.history(index) | self._journalled.get(index, set())
@@ -109,8 +107,11 @@ class LeasedShare:
     def close(self) -> None:
         self.leases.close()
 
+    def _is_enough(self, num_open: int, max_open: int) -> bool:
+        """Near the end one range each, so that nobody sits on work that others are free for."""
+        return num_open >= max(1, min(max_open, len(self._free) // self._num_live))
+
     def _claim(self) -> int | None:
-        self._look_if_due()
         while self._free:
             index = self._free.pop()
             if self.leases.claim(index) and not self._is_committed(index):
