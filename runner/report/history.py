@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ from runner.report.timeline import Axis, Curve, Timeline
 from runner.report.view import PHASE_NAMES
 
 _SHOWN_MEAN = 0.005
+_DEVICE: Mapping[str, Sequence[str]] = MappingProxyType(
+    {"prefill": ("prefill",), "decode": ("decode",), "idle": ("host", "io")}
+)
+_CARD: Mapping[str, str] = MappingProxyType({"arithmetic (MFU)": "flops", "memory bandwidth": "bandwidth"})
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,10 @@ class History:
             "made": {"answer tokens": line.total("answer tokens")},
             "read": {"prompt tokens": line.total("prompt tokens")},
             "queue": {name: line.total(name) for name in ("running", "waiting")},
-            "device": {"prefill": line.mean("prefill"), "decode": line.mean("decode"), "idle": line.mean("host", "io")},
-            "card": {"arithmetic (MFU)": line.mean("flops"), "memory bandwidth": line.mean("bandwidth")},
-            "process": {shown: line.mean(name) for name, shown in PHASE_NAMES.items()},
-            "quality": {name: line.mean(name) for name in self.quality},
+            "device": {shown: line.mean("usage", *names) for shown, names in _DEVICE.items()},
+            "card": {shown: line.mean("usage", name) for shown, name in _CARD.items()},
+            "process": {shown: line.mean("phases", name) for name, shown in PHASE_NAMES.items()},
+            "quality": {name: line.mean("quality", name) for name in self.quality},
             "runs": {"processes": at_once} if max(filter(None, at_once), default=0.0) > 1.5 else {},
         }
         always = ("made", "queue", "device", "process")
@@ -116,10 +121,8 @@ class History:
         """The bottleneck, the time of the engine, the tail and the cache in words."""
         usual = _usual([text for run in self.runs for text in run.bottlenecks])
         found = [f"Bottleneck most of the time: {usual}."] if usual else []
-        found += self._means(
-            "Time of the engine", {"prefill": "prefill", "decode": "decode", "host": "idle", "io": "idle"}
-        )
-        found += self._means("Use of the card", {"flops": "arithmetic (MFU)", "bandwidth": "memory bandwidth"})
+        found += self._means("Time of the engine", _DEVICE)
+        found += self._means("Use of the card", {shown: (name,) for shown, name in _CARD.items()})
         if self.tail_seconds > 0:
             tail = f"the last {duration(self.tail_seconds)} ({self.tail_seconds / self.axis.seconds:.0%})"
             found.append(f"Tail: {tail} had less than half of the sequences running.")
@@ -132,14 +135,15 @@ class History:
             found.append(f"Prefix cache: {hits:.0%} of the prompt tokens; {preemptions:,} preemptions.")
         return found
 
-    def _means(self, title: str, names: Mapping[str, str]) -> list[str]:
+    def _means(self, title: str, names: Mapping[str, Sequence[str]]) -> list[str]:
         """The mean of each share over the time of all runs; nothing where there was nothing to measure."""
-        seconds = sum(float(run.sums[SECONDS][-1]) for run in self.runs if SECONDS in run.sums)
-        sums = dict.fromkeys(names.values(), 0.0)
-        for name, shown in names.items():
-            sums[shown] += sum(float(run.sums[name][-1]) for run in self.runs if name in run.sums)
-        parts = [f"{name} {total / seconds:.0%}" for name, total in sums.items() if total >= _SHOWN_MEAN * seconds > 0]
+        known = self._sum("usage")
+        sums = {shown: sum(map(self._sum, parts)) for shown, parts in names.items()}
+        parts = [f"{shown} {total / known:.0%}" for shown, total in sums.items() if total >= _SHOWN_MEAN * known > 0]
         return [f"{title}, on average: {', '.join(parts)}."] if parts else []
+
+    def _sum(self, name: str) -> float:
+        return sum(float(run.sums[name][-1]) for run in self.runs if name in run.sums)
 
     def _last_said(self, name: str) -> Any:
         return next((run.start[name] for run in reversed(self.runs) if run.start.get(name) is not None), None)

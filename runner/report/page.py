@@ -236,7 +236,8 @@ def _settings(facts: Facts) -> str:
         for key, value in sorted(facts.settings.items())
         if value not in (None, "", [], {})
     )
-    return f"<h2>Settings</h2><details><summary>What decided the output</summary><table>{rows}</table></details>"
+    table = f'<table class="settings">{rows}</table>'
+    return f"<h2>Settings</h2><details><summary>What decided the output</summary>{table}</details>"
 
 
 def _value(value: Any) -> str:

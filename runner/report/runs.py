@@ -14,7 +14,7 @@ import numpy as np
 
 _COUNTERS: Mapping[str, str] = {"answer tokens": "completion_tokens", "prompt tokens": "prompt_tokens"}
 _MOMENTS: Mapping[str, str] = {"running": "num_running", "waiting": "num_waiting"}
-_SHARES = ("usage", "phases", "quality")
+_SHARES = ("usage", "phases", "quality")  # groups of a line; their own names are those of the time they are known for
 SECONDS = "seconds"
 
 
@@ -68,7 +68,8 @@ class _Lines:
         if not self.times:
             self.began = line["time"] - line.get("generating_seconds", 0.0)
         values = {name: engine.get(key) for name, key in (*_COUNTERS.items(), *_MOMENTS.items())}
-        values.update(item for group in _SHARES for item in line.get(group, {}).items())
+        for group in _SHARES:
+            values |= line.get(group, {}) | {group: float(_is_known(group, line.get(group, {})))}
         for name in values.keys() - self.columns.keys():
             self.columns[name] = array("d", [0.0] * len(self.times))
         for name, column in self.columns.items():
@@ -84,6 +85,11 @@ class _Lines:
         if self.times:
             sums[SECONDS] = edges - self.began
         return Run(self.start, self.last, edges, sums, tuple(self.bottlenecks))
+
+
+def _is_known(group: str, shares: Mapping[str, float | None]) -> bool:
+    """Rates may all be zero, shares of a time add up to one: but for the first moments, before counters change."""
+    return bool(shares) and (group == "quality" or any(shares.values()))
 
 
 def _summed(name: str, values: np.ndarray, spans: np.ndarray) -> np.ndarray:

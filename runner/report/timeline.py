@@ -12,11 +12,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from runner.report.runs import SECONDS, Run
+from runner.report.runs import Run
 
 _MOST_BINS = 150
 _STOP_SHARE = 0.04  # of the running time: the most that a stop takes of the chart
 _TAIL_SHARE = 0.5
+_LEAST_KNOWN = 1e-6  # seconds
 
 Curve = list[float | None]
 """A value for each of an axis' ``times``; None where nothing ran."""
@@ -54,12 +55,13 @@ class Timeline:
             [sum(run.amounts(name, edges) for run in self._runs) / np.diff(edges) for edges in self._bins]
         )
 
-    def mean(self, *names: str) -> Curve:
-        """The share of the time of those that ran, summed over ``names``."""
+    def mean(self, group: str, *names: str) -> Curve:
+        """The share of the time of those that ran, summed over ``names`` of a group of shares; None while unknown."""
         means = []
         for edges in self._bins:
-            parts = sum(run.amounts(name, edges) for run in self._runs for name in names)
-            means.append(parts / np.maximum(self._watched(edges), 1e-9))
+            known = np.asarray(sum(run.amounts(group, edges) for run in self._runs))
+            parts = np.asarray(sum(run.amounts(name, edges) for run in self._runs for name in names))
+            means.append(np.where(known > _LEAST_KNOWN, parts / np.maximum(known, _LEAST_KNOWN), np.nan))
         return self._curve(means)
 
     def tail_began(self) -> float:
@@ -75,15 +77,12 @@ class Timeline:
     def ended(self) -> float:
         return float(self._bins[-1][-1]) if self._bins else 0.0
 
-    def _watched(self, edges: np.ndarray) -> np.ndarray:
-        return np.asarray(sum(run.amounts(SECONDS, edges) for run in self._runs))
-
     def _curve(self, stretches: Sequence[np.ndarray]) -> Curve:
         """A bin's value stands in its middle; the first and the last reach to the ends of their stretch."""
         found: Curve = []
         for values in stretches:
-            found += [*([None] if found else []), float(values[0]), *map(float, values), float(values[-1])]
-        return found
+            found += [*([None] if found else []), values[0], *values, values[-1]]
+        return [None if value is None or np.isnan(value) else float(value) for value in found]
 
 
 def _bins(runs: Sequence[Run]) -> list[np.ndarray]:
