@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from runner.engine.hook import LayerAttention
+from runner.engine.operations import register_operation
 
 # A custom operation can be handed tensors and numbers only, so it finds its layer by number.
 _LAYERS: WeakValueDictionary[int, OpaqueLayer] = WeakValueDictionary()
@@ -42,15 +43,18 @@ class OpaqueLayer:
         return torch.ops.runner.paged_attention(query, key, value, self.number, sinks)
 
 
-@torch.library.custom_op("runner::paged_attention", mutates_args=())
 def _paged_attention(query: Tensor, key: Tensor, value: Tensor, number: Tensor, sinks: Tensor | None) -> Tensor:
     """query [1, H, T, D], key and value [1, KVH, T, D] -> [1, T, H, Dv]. Writes the cache, which nothing else sees."""
     return _LAYERS[int(number)].layer(query, key, value, None, None, None, sinks)
 
 
-@_paged_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, number: Tensor, sinks: Tensor | None) -> Tensor:
+def _shape_of_paged_attention(
+    query: Tensor, key: Tensor, value: Tensor, number: Tensor, sinks: Tensor | None
+) -> Tensor:
     return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+
+
+register_operation("paged_attention", _paged_attention, _shape_of_paged_attention)
 
 
 def compile_layers(layers: list[nn.Module]) -> None:

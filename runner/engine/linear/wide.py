@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from runner.engine.operations import register_operation
+
 _FEWEST_FEATURES = 16_384
 
 
@@ -18,9 +20,12 @@ def is_wide(weight: Tensor) -> bool:
     return weight.is_cuda and weight.dtype.itemsize == 2 and len(weight) >= _FEWEST_FEATURES
 
 
-@torch.library.custom_op("runner::wide_linear", mutates_args=())
 def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., K] times weight [N, K] transposed, plus bias [N] -> [..., N]."""
+    return torch.ops.runner.wide_linear(x, weight, bias)
+
+
+def _wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     from runner.engine.linear.few_rows import MAX_ROWS, few_rows_linear  # Triton is there on CUDA only
 
     rows = x.numel() // x.shape[-1]
@@ -29,9 +34,11 @@ def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return functional.linear(x, weight, bias)
 
 
-@wide_linear.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _shape_of_wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+register_operation("wide_linear", _wide_linear, _shape_of_wide_linear)
 
 
 class WideLinear(nn.Module):
