@@ -101,7 +101,8 @@ def _comment(work: Work) -> list[str]:
 
 
 def settings_line(work: Work) -> str:
-    return f"{work.name}: {work.settings.array} tasks of python -m runner on {work.folder}"
+    number = work.settings.array
+    return f"{work.name}: {number} task{'s' * (number > 1)} of python -m runner on {work.folder}"
 
 
 def _body(work: Work) -> str:

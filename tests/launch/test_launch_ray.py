@@ -18,6 +18,8 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch) -> None:
     code, _, err = command(tmp_path, *RAY)
     assert code == 64
     assert "batch-runner[ray]" in err
+    code, out, _ = command(tmp_path, *RAY, "launch.dry_run=true")
+    assert code == 0 and "launch.task=ray-1" in out
 
 
 def test_two_tasks_of_which_one_is_killed_make_what_one_process_makes(tmp_path) -> None:

@@ -128,3 +128,19 @@ def test_dry_run_prints_the_script_and_makes_nothing(tmp_path: Path) -> None:
     assert code == 0
     assert out.startswith("#!/bin/bash\n#SBATCH")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_chain_that_cannot_go_on_is_refused_before_anything_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.write_text(f"#!/bin/sh\ntouch {tmp_path}/submitted\necho 7\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(sbatch.parent), prepend=os.pathsep)
+    good, bad = "job=generate job.name=b input.path=x", "job=judge input.path=x"
+    code, _, err = command(tmp_path, *GENERATE, f"launch.chain=['{good}','{bad}']")
+    assert code == 64 and len(err.strip().splitlines()) == 1, err
+    assert "job=judge: no such preset" in err and not (tmp_path / "submitted").exists()
+    code, _, err = command(tmp_path, *GENERATE, f"launch.chain=['{good}']")
+    assert code == 0 and err.count("as Slurm job 7") == 2, err

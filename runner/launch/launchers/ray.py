@@ -28,14 +28,14 @@ def launch(work: Work, stop: StopFlag) -> ExitCode:
 
     The folder and this program must lie where every node finds them. Raises ConfigError without Ray.
     """
-    try:
-        ray: Any = import_module("ray")
-    except ImportError:
-        raise ConfigError("launch=ray: Ray is not installed; pip install 'batch-runner[ray]'") from None
     commands = _commands(work)
     if work.settings.dry_run:
         sys.stdout.write("".join(" ".join(command) + "\n" for command in commands))
         return ExitCode.DONE
+    try:
+        ray: Any = import_module("ray")
+    except ImportError:
+        raise ConfigError("launch=ray: Ray is not installed; pip install 'batch-runner[ray]'") from None
     # Without an address Ray starts on this machine, as RAY_ADDRESS it joins a cluster.
     ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
     try:

@@ -23,12 +23,24 @@ def launch(work: Work, stop: StopFlag) -> ExitCode:
         sys.stdout.write(text)
         job_id = "JOB_ID"
     else:
+        _check_chain(work)
         path = work.make_files() / f"{work.file_name}.sbatch"
         path.write_text(text, encoding="utf-8")
         path.chmod(0o755)
         job_id = _submit(path)
         _explain(work, path, job_id)
     return _submit_chain(work, job_id)
+
+
+def _check_chain(work: Work) -> None:
+    """Refuses a later line of the chain while nothing is submitted yet."""
+    if not work.settings.chain:
+        return
+    command = [*_chain_command(work, "JOB_ID"), "launch.dry_run=true"]
+    done = subprocess.run(command, cwd=work.directory, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ConfigError(f"launch.chain: {reason} (nothing was submitted)")
 
 
 def _submit(path: Path) -> str:
@@ -55,13 +67,16 @@ def _submit_chain(work: Work, job_id: str) -> ExitCode:
     """The next command line of the chain, as a user would give it, to begin once ``job_id`` has ended well."""
     if not work.settings.chain:
         return ExitCode.DONE
+    return ExitCode(subprocess.run(_chain_command(work, job_id), cwd=work.directory, check=False).returncode)
+
+
+def _chain_command(work: Work, job_id: str) -> list[str]:
     first, *rest = work.settings.chain
     # A command line of its own wins over what it takes from this one: Hydra takes the last.
     words = [*launch_arguments(work.given), *shlex.split(first), f"launch.after={job_id}"]
     if rest:
         words.append("launch.chain=[" + ",".join(_string(line) for line in rest) + "]")
-    done = subprocess.run([sys.executable, "-m", "runner", *words], cwd=work.directory, check=False)
-    return ExitCode(done.returncode)
+    return [sys.executable, "-m", "runner", *words]
 
 
 def _string(value: str) -> str:
