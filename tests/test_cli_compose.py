@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,13 @@ def test_a_bad_argument_is_one_line_with_the_key_and_the_fix(argument: str, part
 )
 def test_a_value_that_does_not_parse_shows_its_quoted_form(value: str, quoted: str) -> None:
     assert quoted in refusal(f"job.template={value}")
+
+
+def test_a_list_whose_quotes_the_shell_took_shows_them_again() -> None:
+    shown = refusal("launch.sbatch=[--qos=low, --constraint=h100]").partition("all of it: ")[2]
+    (argument,) = shlex.split(shown)
+    assert compose([*GENERATE, argument]).launch.sbatch == ["--qos=low", "--constraint=h100"]
+    assert "all of it" not in refusal("job.template=[say: {x}]")
 
 
 def test_the_quoted_form_works() -> None:

@@ -30,6 +30,10 @@ class Key:
         return get_origin(self.type) is dict
 
     @property
+    def takes_list(self) -> bool:
+        return self.type is Any or get_origin(self.type) is list
+
+    @property
     def type_name(self) -> str:
         if self.type is Any:
             return "str | list"

@@ -94,7 +94,17 @@ def _parse(argument: str, name: str, parser: OverridesParser) -> Override:
     try:
         return parser.parse_override(argument)
     except HydraException:
-        raise ConfigError(f"{argument}: the value does not parse; quote it: {_quoted(argument)}") from None
+        advice = _list_hint(argument, name) or f"quote it: {_quoted(argument)}"
+        raise ConfigError(f"{argument}: the value does not parse; {advice}") from None
+
+
+def _list_hint(argument: str, name: str) -> str | None:
+    """For a list whose items lost their quotes to the shell: the argument as the shell should be given it."""
+    value, key = argument.partition("=")[2], known_keys().get(name)
+    if key is None or not key.takes_list or not re.fullmatch(r"\[[^\[\]'\"$`\\!]*\]", value):
+        return None
+    items = ",".join(f"'{item.strip()}'" for item in value[1:-1].split(","))
+    return f'quote its items, and all of it: "{name}=[{items}]"'
 
 
 def _quoted(argument: str) -> str:
