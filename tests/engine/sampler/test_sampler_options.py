@@ -10,8 +10,7 @@ from reference_sampling import processors
 from sampler_help import state_of
 from test_sampler_filters import all_logprobs, edit, random_logits
 
-from runner.engine.sampler import LogprobsBuffer, Sampler, Variant, needs_edits
-from runner.engine.sampler.torch_sampler import TorchSampler
+from runner.engine.sampler import LogprobsBuffer, Sampler, Variant, load_sampler, needs_edits
 from runner.types import SamplingParams
 
 VOCAB = 24
@@ -51,8 +50,11 @@ OPTIONS = st.builds(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(params=OPTIONS, prompt=st.lists(FEW, min_size=1, max_size=5), outputs=st.lists(FEW, max_size=5))
-def test_any_combination_equals_transformers(params: SamplingParams, prompt: list[int], outputs: list[int]) -> None:
-    check(TorchSampler(), "cpu", params, prompt, outputs)
+def test_any_combination_equals_transformers(
+    device: str, params: SamplingParams, prompt: list[int], outputs: list[int]
+) -> None:
+    """With the sampler that the engine has on that device."""
+    check(load_sampler(torch.device(device)), device, params, prompt, outputs)
 
 
 COMBINED = {

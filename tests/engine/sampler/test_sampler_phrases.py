@@ -13,7 +13,7 @@ from test_sampler_filters import all_logprobs, edit, random_logits
 from torch import Tensor
 from transformers.generation import logits_process as hf
 
-from runner.engine.sampler import Sampler, SamplingState, Variant
+from runner.engine.sampler import Sampler, SamplingState, Variant, load_sampler
 from runner.engine.sampler.torch_sampler import TorchSampler
 from runner.limits import MAX_BAD_PHRASES, MAX_PHRASE_TOKENS
 from runner.types import SamplingParams
@@ -46,19 +46,20 @@ PHRASES = st.lists(st.lists(TOKENS, min_size=1, max_size=4), min_size=1, max_siz
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_each_step_bans_what_transformers_bans(data: st.DataObject) -> None:
+def test_each_step_bans_what_transformers_bans(device: str, data: st.DataObject) -> None:
     """Three slots with phrases, one with a penalty alone, one with nothing; all in one batch; a readmission between."""
     params = [SamplingParams(temperature=1.0, bad_words=tuple(map(tuple, data.draw(PHRASES)))) for _ in range(3)]
     params += [SamplingParams(frequency_penalty=1.0), SamplingParams()]
     histories = [data.draw(st.lists(TOKENS, max_size=6)) for _ in params]
-    state = state_of(params, VOCAB, seeds=[data.draw(st.integers(0, 99)) for _ in params])
+    sampler = load_sampler(torch.device(device))
+    state = state_of(params, VOCAB, seeds=[data.draw(st.integers(0, 99)) for _ in params], device=device)
     for slot in range(4):
         edit(state, slot, params[slot], tuple(histories[slot]))
-    logits = torch.full((5, VOCAB), -4.0)
+    logits = torch.full((5, VOCAB), -4.0, device=device)
     logits[:, :4] = 0.0
     for step in range(6):
         expected = [banned_by_transformers(histories[i], params[i].bad_words) for i in range(3)]
-        tokens, status = draw(TorchSampler(), logits, state, 50 + step, variant=Variant.FULL)
+        tokens, status = draw(sampler, logits, state, 50 + step, variant=Variant.FULL)
         assert not (status == 2).any()
         for slot, token in enumerate(tokens.tolist()):
             if slot < 3:

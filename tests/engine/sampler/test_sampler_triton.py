@@ -31,12 +31,12 @@ def noise_kernel(words_ptr, positions_ptr, bits_ptr, noise_ptr, count: tl.conste
     tl.store(noise_ptr + row * count + ids, triton_rows.negative_gumbel(bits))
 
 
-def test_bits_and_noise_equal_torch(device: str) -> None:
+def test_bits_and_noise_equal_torch(kernel_device: str) -> None:
     seeds = [0, 1, -1, 2**63 - 1, -(2**63), 0x12345678_9ABCDEF0]
-    state = state_of([SamplingParams()] * len(seeds), 10, seeds=seeds, device=device)
-    positions = torch.tensor([0, 1, 5, 2**31 - 1, 77, 131_071], dtype=torch.int32, device=device)
-    bits = torch.empty(len(seeds), TOKENS, dtype=torch.int32, device=device)
-    noise = torch.empty(len(seeds), TOKENS, device=device)
+    state = state_of([SamplingParams()] * len(seeds), 10, seeds=seeds, device=kernel_device)
+    positions = torch.tensor([0, 1, 5, 2**31 - 1, 77, 131_071], dtype=torch.int32, device=kernel_device)
+    bits = torch.empty(len(seeds), TOKENS, dtype=torch.int32, device=kernel_device)
+    noise = torch.empty(len(seeds), TOKENS, device=kernel_device)
     noise_kernel[(len(seeds),)](state.words, positions, bits, noise, TOKENS)
     words = state.words[: len(seeds)].cpu()
     low, high = (words[:, triton_rows.state.FIRST_WORD[name]] for name in ("seed_lo", "seed_hi"))
@@ -50,7 +50,7 @@ def test_bits_and_noise_equal_torch(device: str) -> None:
 
 
 @pytest.mark.parametrize("programs", [1, 7, 10_000])
-def test_pieces_do_not_show(programs: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_do_not_show(programs: int, kernel_device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From one piece a row to one a tile, with a last tile that is not full."""
     monkeypatch.setattr(triton_sampler, "PROGRAMS", programs)
     vocab = 4 * triton_sampler.CHOOSE_TILE + 17
@@ -59,13 +59,15 @@ def test_pieces_do_not_show(programs: int, device: str, monkeypatch: pytest.Monk
     logits[2, tie] = 20.0
     params = [SamplingParams(temperature=0), SamplingParams(temperature=3.0), SamplingParams(temperature=0)]
     expected, _ = draw(TorchSampler(), logits, state_of(params, vocab))
-    tokens, _ = draw(triton_sampler.TritonSampler(), logits.to(device), state_of(params, vocab, device=device))
+    tokens, _ = draw(
+        triton_sampler.TritonSampler(), logits.to(kernel_device), state_of(params, vocab, device=kernel_device)
+    )
     assert tokens.tolist() == expected.tolist()
     assert tokens[2] == 5
 
 
 @pytest.mark.parametrize("candidates", [1, 8, 16])
-def test_floors_equal_torch(candidates: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_floors_equal_torch(candidates: int, kernel_device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept sets that lie in the candidates, reach below them, and tie at their edge."""
     monkeypatch.setattr(triton_sampler, "GROUP", 4)
     monkeypatch.setattr(triton_sampler, "CANDIDATES", candidates)
@@ -75,13 +77,13 @@ def test_floors_equal_torch(candidates: int, device: str, monkeypatch: pytest.Mo
     filters += [{"top_p": p} for p in (0.0, 0.3, 0.7, 0.97)]
     filters += [{"top_k": 9, "top_p": 0.6}, {"top_k": 40, "top_p": 0.99, "min_p": 0.001}, {"min_p": 0.2}, {}]
     params = [SamplingParams(**one) for one in filters for _ in range(4)]
-    state = state_of(params, 70, device=device)
+    state = state_of(params, 70, device=kernel_device)
     logits = torch.randn(len(params), 70, generator=torch.Generator().manual_seed(candidates)) * 2
     logits[1::4] = logits[1::4].round()
     logits[2::4, 10:60] = float("-inf")
     logits[3::4] = 1.0
-    inputs = (logits.to(device), *(torch.arange(len(params), dtype=torch.int32, device=device),) * 2)
-    floors = torch.empty(len(params), device=device)
+    inputs = (logits.to(kernel_device), *(torch.arange(len(params), dtype=torch.int32, device=kernel_device),) * 2)
+    floors = torch.empty(len(params), device=kernel_device)
     static = {"VOCAB": 70, "HAS_COUNTS": False, "HAS_BIAS": False}
     triton_sampler._find_floors((*inputs, *(state.words,) * 3), floors, static)
     rows = state.words.cpu().numpy().view(ROW)[:, 0]
