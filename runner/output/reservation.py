@@ -9,7 +9,7 @@ from runner.errors import ConfigError
 from runner.output.attempts import new_attempt
 from runner.output.disk import Disk
 from runner.output.folder import Folder, clear_folder, make_folder, refuse_busy, refuse_foreign
-from runner.output.job import read_job, refuse_unknown
+from runner.output.job import JobRecord, read_job, refuse_unknown
 from runner.output.layout import Layout
 from runner.output.lock import FolderLock
 from runner.output.opening import OutputSpec, asked_job, is_done, is_vacant, own_ranges, refuse_rerun, settle_job
@@ -48,12 +48,10 @@ class Reservation:
     def _look(self) -> Folder:
         """Judges what is there; changes nothing but a card that a stale writer put back."""
         spec, disk, layout, asked = self.spec, self._disk, self._layout, self._asked
-        job = None if spec.overwrite else read_job(disk, layout)
+        job = None if spec.overwrite else self._find_job()
         refuse_unknown(spec.accept, asked, job)
         if spec.overwrite:
             refuse_busy(disk, layout)
-        elif job is None:
-            refuse_foreign(disk, layout)
         new = Folder(disk, layout, asked, spec.columns)
         admitted = None
         if job is not None:
@@ -75,6 +73,19 @@ class Reservation:
         folder.load_commits()
         self.has_work = bool(open_ranges(folder, own_ranges(admitted, spec), spec.num_rows))
         return folder
+
+    def _find_job(self) -> JobRecord | None:
+        """The folder's job; None where there is none, and nothing that would be in the way of one."""
+        job = read_job(self._disk, self._layout)
+        if job is None:
+            try:
+                refuse_foreign(self._disk, self._layout)
+            except ConfigError:
+                # Another partition may have begun between the two looks: the job is recorded before data/ is made.
+                job = read_job(self._disk, self._layout)
+                if job is None:
+                    raise
+        return job
 
     def _take(self) -> None:
         disk, layout, spec = self._disk, self._layout, self.spec
