@@ -94,6 +94,8 @@ def export(directory: str | Path, kind: str, out: str | Path | None = None) -> E
     Raises ConfigError for a folder that is none or a file that is there already, LockedError while a run is active,
     DamageError for a part that is not what was committed, StorageError when the disk refuses.
     """
+    if kind not in WRITERS:
+        raise ConfigError(f"--to {kind}: no such format; choose {' or '.join(WRITERS)}")
     folder = open_idle(directory)
     target = _target(folder, kind, out)
     folder.load_commits()
@@ -214,7 +216,7 @@ def _export(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("directory", metavar="DIR")
-    parser.add_argument("--to", required=True, choices=sorted(WRITERS))
+    parser.add_argument("--to", required=True)
     parser.add_argument("--out")
     return parser.parse_args(arguments)
 

@@ -55,7 +55,7 @@ class Look:
 
     def add_error(self, error: RowError) -> None:
         self.errors[error.code] += 1
-        self.examples.setdefault(error.code, f"row {error.row_id}: {one_line(error.message, 70)}")
+        self.examples.setdefault(error.code, f"row {error.row_id}: {one_line(error.message, 140)}")
 
     def add_request(self, request: Request) -> None:
         sampling = request.sampling
@@ -133,7 +133,8 @@ def stretches(num_rows: int, limit: int | None) -> list[tuple[int, int]]:
 def _input(plan: Plan, look: Look) -> str:
     total = plan.inventory.num_rows
     seen = "all read" if look.rows == total else f"{look.rows:,} of them read, spread evenly"
-    lines = [f"Input\n  {total:,} rows in {len(plan.inventory.files)} files ({seen})"]
+    num_files = len(plan.inventory.files)
+    lines = [f"Input\n  {total:,} rows in {num_files:,} file{'' if num_files == 1 else 's'} ({seen})"]
     if look.dropped:
         lines.append(f"  {look.dropped:,} rows are dropped by the job")
     if look.errors:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.config import RunnerConfig
+from runner.errors import ConfigError
 from runner.report.cards import Card, ModelShape
 from runner.report.metrics import Measured, last_measured
 from runner.report.plain import one_line
@@ -53,6 +54,10 @@ def expected_answers(config: RunnerConfig, folder: Path, limits: Sequence[int], 
     mean_limit = sum(limits) / len(limits)
     named = config.preflight.measured
     measured = last_measured(Path(named).expanduser() if named else folder)
+    if named and measured is None:
+        raise ConfigError(
+            f"preflight.measured={named}: no run that finished an answer was measured there; give an output folder"
+        )
     if exact:
         return Answers(mean_limit, mean_limit, "every answer has its full length", measured)
     if measured is None:
@@ -70,7 +75,7 @@ def describe_memory(
         return "Memory\n  unknown: the model's config.json does not say its shape\n"
     found = fit(card, shape, config.engine, demand.mean_prompt + answers.middle)
     setting = "cpu_kv_cache_gib" if card.is_cpu else "gpu_memory_utilization"
-    lines = [f"Memory of one {card.title} (engine.{setting}={getattr(config.engine, setting):g})"]
+    lines = [f"Memory of {_cards(card, 1)} (engine.{setting}={getattr(config.engine, setting):g})"]
     lines.append(f"  weights {shape.weight_bytes / 1e9:,.1f} GB, KV cache {shape.kv_bytes / 1024:,.0f} KiB a token")
     if not found.sequences:
         lines.append("  they do not fit together: choose a larger card or a smaller model")
@@ -99,6 +104,8 @@ def describe_cost(config: RunnerConfig, card: Card, shape: ModelShape | None, de
         lines.append(_by_roofline(config, card, shape, demand, answers))
     if answers.measured is not None:
         lines.append(_by_measurement(config, demand, answers, answers.measured))
+    if card.is_cpu and config.cost.dollars_per_gpu_hour is not None:
+        lines.append("  cost.dollars_per_gpu_hour is of GPUs: the hours of a CPU have no price here")
     if config.cost.dollars_per_gpu_hour is None:
         lines.append("  cost.dollars_per_gpu_hour=... would turn hours into dollars")
     return "\n".join(lines)
@@ -112,10 +119,17 @@ def _by_roofline(config: RunnerConfig, card: Card, shape: ModelShape, demand: De
     )
     least, most = card.reached
     spread = few / most, some / math.sqrt(least * most), many / least
-    cards = f"{config.cost.num_cards} x {card.title}"
+    cards = _cards(card, config.cost.num_cards)
     shown = _times(*spread) if card.is_cpu else _range(config, *spread)
     line = f"  by the limits of {cards}: {shown}; runs reach {least:.0%} to {most:.0%} of the limits"
     return line if card.is_cpu else f"{line}\n  and a minute or two to load and compile"
+
+
+def _cards(card: Card, count: int) -> str:
+    """As 2 x H100 80GB SXM; the title of a CPU has its own number."""
+    if card.is_cpu:
+        return card.title if count == 1 else f"{count} times {card.title}"
+    return f"{count} x {card.title}"
 
 
 def _load(demand: Demand, mean_answer: float, num_cards: int) -> Load:

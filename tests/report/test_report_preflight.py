@@ -56,7 +56,7 @@ def test_it_counts_what_is_in_the_input_and_makes_no_folder(rows: Path, capsys: 
     code, out, err = run(ARGUMENTS, capsys)
     assert (code, err) == (0, "")
     for part in (
-        "53 rows in 1 files (all read)",
+        "53 rows in 1 file (all read)",
         "3 bad (5.7%)",
         "prompt_null 1",
         "duplicates of an earlier prompt: 10",
@@ -73,7 +73,7 @@ def test_rows_that_the_job_drops_are_counted(rows: Path, capsys: pytest.CaptureF
 
 
 def test_a_sample_says_that_it_is_one(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "53 rows in 1 files (20 of them read, spread evenly)" in run([*ARGUMENTS, "preflight.rows=20"], capsys)[1]
+    assert "53 rows in 1 file (20 of them read, spread evenly)" in run([*ARGUMENTS, "preflight.rows=20"], capsys)[1]
 
 
 def test_an_unknown_card_is_refused(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,6 +107,28 @@ def test_an_earlier_run_on_a_cpu_is_named_and_costs_no_dollars(rows: Path, capsy
     earlier_run(rows, "")
     out = run([*ARGUMENTS, "preflight.measured=earlier", "cost.dollars_per_gpu_hour=3600"], capsys)[1]
     assert "(50 tokens a second with m on a CPU): about 20 s (14 s to 26 s)\n" in f"{out}\n"
+
+
+@pytest.mark.parametrize(("card", "title", "is_priced"), [("cpu", "2 CPU cores", False), ("l4", "1 x L4 24GB", True)])
+def test_the_hours_of_a_cpu_cost_no_dollars(
+    rows: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    card: str,
+    title: str,
+    is_priced: bool,
+) -> None:
+    monkeypatch.setattr("runner.preflight.model_shape", lambda *_: model_shape(LLAMA_8B))
+    out = run([*ARGUMENTS, f"cost.card={card}", "cost.dollars_per_gpu_hour=3600"], capsys)[1]
+    assert f"by the limits of {title}: about" in out
+    assert ("$" in out) == is_priced
+    assert ("the hours of a CPU have no price here" in out) != is_priced
+
+
+def test_a_measured_folder_that_is_named_must_have_a_run(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run([*ARGUMENTS, "preflight.measured=nowhere"], capsys)
+    assert (code, err.count("\n")) == (64, 1)
+    assert "preflight.measured=nowhere: no run that finished an answer" in err
 
 
 def test_torn_lines_are_skipped(tmp_path: Path) -> None:
