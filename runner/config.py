@@ -117,6 +117,7 @@ class InputConfig:
     prompt_column: str = affects("prompt", "The column that holds the prompt")
     messages_column: str = affects("messages", "The column that holds a conversation")
     prompt_token_ids_column: str = affects("prompt_token_ids", "The column that holds a prompt as token ids")
+    sampling_column: str | None = affects("sampling_params", "The column of a row's own sampling; null: rows have none")
 
 
 @dataclass
@@ -151,7 +152,9 @@ class EngineConfig:
 
     kind: EngineKind = affects(EngineKind.transformers, "echo: a stand-in without a model")
     max_num_seqs: int = runtime(1024, "Most sequences in one step")
-    max_num_batched_tokens: int = runtime(8192, "Most tokens in one step")
+    max_num_batched_tokens: int | None = runtime(
+        None, "Most tokens in one step; default: 16384 on a GPU, 8192 on a CPU"
+    )
     max_model_len: int | None = affects(None, "Longest prompt + answer; default: the model's")
     gpu_memory_utilization: float = runtime(0.9, "Share of the card that weights, cache and work space may take")
     cpu_kv_cache_gib: float = runtime(2.0, "KV cache on a CPU, in GiB")
@@ -260,7 +263,9 @@ class LaunchConfig:
     sbatch: list[str] = runtime(list, "More #SBATCH options, each quoted: ['--qos=low','--constraint=h100']")
     setup: list[str] = runtime(list, "Shell lines before the task, such as ['module load cuda']")
     after: str | None = runtime(None, "Slurm job to wait for; it must end well")
-    chain: list[str] = runtime(list, "Command lines to run after it, one by one: ['job=judge input.path=...']")
+    chain: list[str] = runtime(
+        list, "Command lines after it, one by one: ['job=generate job.name=judge input.path=...']"
+    )
     leases: bool = runtime(True, "Hand out ranges as tasks get free; false splits them evenly beforehand")
     dry_run: bool = runtime(False, "Print what would be submitted and do nothing")
     task: str | None = runtime(None, "Names this process in python -m runner.status; launchers set it")

@@ -98,7 +98,7 @@ def beyond_limits(section: str, values: Any) -> Iterator[str]:
 
 def engine_conflicts(engine: EngineConfig) -> Iterator[str]:
     """Settings of an engine that do not go together, a line each."""
-    if engine.max_num_batched_tokens < engine.max_num_seqs:
+    if engine.max_num_batched_tokens is not None and engine.max_num_batched_tokens < engine.max_num_seqs:
         yield (
             f"engine.max_num_batched_tokens={engine.max_num_batched_tokens}: one step must hold a token of each of "
             f"engine.max_num_seqs={engine.max_num_seqs} sequences"

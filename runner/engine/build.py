@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import MappingProxyType
 
 import torch
 from transformers import PreTrainedModel
@@ -14,6 +15,7 @@ from runner.engine.compiled import OpaqueLayer, compile_layers
 from runner.engine.core import EngineCore
 from runner.engine.device import Device, open_device
 from runner.engine.fuse import fuse_linears
+from runner.engine.graph_sizes import candidate_sizes, linear_costs, sizes_worth_a_graph
 from runner.engine.hook import LayerAttention
 from runner.engine.layers import PagedLayer, StepContext
 from runner.engine.linear.wide import replace_wide_linears
@@ -26,6 +28,9 @@ from runner.engine.settings import EngineSettings
 from runner.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+# Most tokens of a step. A GPU's host launches a step of any size in the same time; a CPU's stop waits for its step.
+_MAX_TOKENS = MappingProxyType({"cuda": 16384, "cpu": 8192})
 
 
 def build_core(settings: EngineSettings, device: Device | None = None) -> EngineCore:
@@ -46,6 +51,7 @@ def core_over(
     """An engine over a loaded model. ``context`` is the longest sequence that the model was made for, if known."""
     refuse_unserved(model)  # before its length: no setting helps a model that cannot be served
     max_model_len = _max_model_len(engine, context)
+    max_tokens = engine.max_num_batched_tokens or _MAX_TOKENS[device.torch_device.type]
     target, dtype = device.torch_device, model.dtype
     accelerated = target.type == "cuda" and not engine.enforce_eager
     if accelerated:
@@ -72,12 +78,12 @@ def core_over(
         if target.type == "cpu":
             return cpu_blocks(engine, size)
         bind_cache(1)
-        return cuda_blocks(model, backend, step, engine, max_model_len, size, target)
+        return cuda_blocks(model, backend, step, engine, max_tokens, max_model_len, size, target)
 
     most = engine.max_num_seqs * -(-max_model_len // engine.block_size)
     config = SchedulerConfig(
         max_num_seqs=engine.max_num_seqs,
-        max_num_batched_tokens=engine.max_num_batched_tokens,
+        max_num_batched_tokens=max_tokens,
         max_model_len=max_model_len,
         block_size=engine.block_size,
         num_blocks=engine.num_kv_blocks or min(most, measured_blocks()),
@@ -95,13 +101,22 @@ def core_over(
         config,
         eos_ids,
         model.config.get_text_config().vocab_size,
-        use_graphs=accelerated,
+        graph_sizes=_graph_sizes(model, engine, device) if accelerated else (),
     )
     if accelerated and engine.compile:
         compile_layers(decoder_layers(model))
     scheduler = Scheduler(config)
     scheduler.stats.device = torch.cuda.get_device_name(target) if target.type == "cuda" else ""
     return EngineCore(scheduler, runner, engine.async_batching, engine.enable_prefix_caching)
+
+
+def _graph_sizes(model: PreTrainedModel, engine: EngineConfig, device: Device) -> list[int]:
+    if engine.deterministic:
+        return [engine.max_num_seqs]
+    costs: dict[int, float] = {}
+    sizes, layers = candidate_sizes(engine.max_num_seqs), decoder_layers(model)
+    device.compute.enqueue(lambda: costs.update(linear_costs(layers, sizes)))
+    return sizes_worth_a_graph(costs)
 
 
 def choose_device(choice: DeviceChoice) -> Device:

@@ -65,6 +65,11 @@ class FusedPart(nn.Module):
         self._group = group
         self._index = index
 
+    @property
+    def fused_weight(self) -> Tensor:
+        """[sum of the group's out_features, in_features]."""
+        return self._group.weight
+
     def forward(self, x: Tensor) -> Tensor:
         return self._group.take(self._index, x)
 
@@ -73,7 +78,7 @@ class _Group:
     """The fused weight [sum of sizes, in_features] and, from the first part's call to the last one's, its output."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, sizes: list[int]) -> None:
-        self._weight = weight
+        self.weight = weight
         self._bias = bias
         self._sizes = sizes
         self._linear = wide_linear if is_wide(weight) else functional.linear
@@ -83,7 +88,7 @@ class _Group:
     def take(self, index: int, x: Tensor) -> Tensor:
         if index == 0:
             self._input = x
-            self._outputs = self._linear(x, self._weight, self._bias).split(self._sizes, dim=-1)
+            self._outputs = self._linear(x, self.weight, self._bias).split(self._sizes, dim=-1)
         assert x is self._input, "fused linears were given different inputs"
         output = self._outputs[index]
         if index == len(self._sizes) - 1:  # else each layer's output would live until its next step

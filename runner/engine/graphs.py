@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,28 +16,19 @@ log = logging.getLogger(__name__)
 
 Body = Callable[[int, Variant], tuple[Tensor, Tensor]]
 
-_FINE_STEP, _FINE_UP_TO = 8, 256
-_COARSE_STEP = 16
-
-
-def graph_sizes(max_num_seqs: int) -> list[int]:
-    """Batch sizes worth a graph of their own: every eighth row costs less than what doubling would pad."""
-    fine = range(_FINE_STEP, min(max_num_seqs, _FINE_UP_TO) + 1, _FINE_STEP)
-    coarse = range(_FINE_UP_TO + _COARSE_STEP, max_num_seqs + 1, _COARSE_STEP)
-    return sorted({*(size for size in (1, 2, 4) if size <= max_num_seqs), *fine, *coarse, max_num_seqs})
-
 
 class DecodeGraphs:
     """Replays ``body(num_rows, variant) -> (tokens, status)``, int32 [num_rows] each, from graphs.
 
     ``body`` reads and writes memory of fixed addresses only, and may be run with padding rows. ``warm_up`` runs it
-    once for real on padding rows, so that no kernel is compiled while a graph is captured.
+    once for real on padding rows, so that no kernel is compiled while a graph is captured. ``sizes`` are the batch
+    sizes that may have a graph; the largest is that of the largest batch.
     """
 
-    def __init__(self, body: Body, warm_up: Callable[[int, Variant], None], max_num_seqs: int) -> None:
+    def __init__(self, body: Body, warm_up: Callable[[int, Variant], None], sizes: Sequence[int]) -> None:
         self._body = body
         self._warm_up = warm_up
-        self._sizes = graph_sizes(max_num_seqs)
+        self._sizes = sorted(sizes)
         self._graphs: dict[tuple[int, Variant], tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
         self._pool = torch.cuda.graph_pool_handle()
         self._capturable = True

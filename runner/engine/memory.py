@@ -33,22 +33,24 @@ def cuda_blocks(
     backend: AttentionBackend,
     context: StepContext,
     engine: EngineConfig,
+    max_tokens: int,
     max_model_len: int,
     bytes_per_block: int,
     device: torch.device,
 ) -> int:
     """Runs the largest prefill and the largest decode step, and gives what they leave of the card to the cache.
 
-    The layers must be bound to caches of at least one block. Raises ConfigError when not one sequence fits.
+    ``max_tokens`` is what the largest prefill has. The layers must be bound to caches of at least one block. Raises
+    ConfigError when not one sequence fits.
     """
-    decode = min(engine.max_num_seqs, engine.max_num_batched_tokens)
-    peak = _peak_bytes(model, backend, context, _largest_prefill(engine, max_model_len, device), device)
+    decode = min(engine.max_num_seqs, max_tokens)
+    peak = _peak_bytes(model, backend, context, _largest_prefill(engine, max_tokens, max_model_len, device), device)
     # Decode steps run from graphs, whose memory is a pool of its own.
     peak += _peak_bytes(model, backend, context, _rows(decode, engine.block_size, device), device)
     free, total = torch.cuda.mem_get_info(device)
     budget = free - int((1 - engine.gpu_memory_utilization) * total) - peak - _MARGIN_BYTES
     blocks = budget // bytes_per_block
-    if blocks * engine.block_size < min(max_model_len, engine.max_num_batched_tokens):
+    if blocks * engine.block_size < min(max_model_len, max_tokens):
         raise ConfigError(
             f"engine.gpu_memory_utilization={engine.gpu_memory_utilization}: {free / 2**30:.1f} GiB are free beside "
             f"the weights, steps need {peak / 2**30:.1f}, and too little is left for the KV cache; raise it, lower "
@@ -82,9 +84,8 @@ def _peak_bytes(
     return peak
 
 
-def _largest_prefill(engine: EngineConfig, max_model_len: int, device: torch.device) -> Step:
-    """max_num_batched_tokens fresh tokens, all written to block 0."""
-    tokens = engine.max_num_batched_tokens
+def _largest_prefill(engine: EngineConfig, tokens: int, max_model_len: int, device: torch.device) -> Step:
+    """That many fresh tokens, all written to block 0."""
     count = max(1, -(-tokens // max_model_len))
     ends = torch.linspace(0, tokens, count + 1, device=device).int()
     lens = ends.diff()

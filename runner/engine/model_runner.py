@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
 import torch
@@ -74,8 +75,9 @@ class ModelRunner:
         config: SchedulerConfig,
         eos_ids: tuple[int, ...],
         vocab_size: int,
-        use_graphs: bool = False,
+        graph_sizes: SequenceOf[int] = (),
     ) -> None:
+        """``graph_sizes`` are the batch sizes whose decode steps run from CUDA graphs; none: all run eagerly."""
         self._model = model
         self._backend = backend
         self._context = context
@@ -94,7 +96,7 @@ class ModelRunner:
         self._host_out = [device.host_buffer(f"host_out{i}", results) for i in range(_NUM_BUFFERS)]
         self._parity = 0
         self.times = DeviceTimes()
-        self._graphs = DecodeGraphs(self._decode, self._warm_up, config.max_num_seqs) if use_graphs else None
+        self._graphs = DecodeGraphs(self._decode, self._warm_up, graph_sizes) if graph_sizes else None
 
     @property
     def dtype(self) -> torch.dtype:

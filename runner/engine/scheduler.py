@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -158,7 +159,10 @@ class Scheduler:
         if num_decodable == 0 or self.config.mixed_prefill:
             return True
         # Hysteresis: a prefill step interrupts all running rows, so it waits until it is worth one.
-        return ready >= min(len(self.roster.waiting), max(1, self.max_running // 16))
+        if ready >= min(len(self.roster.waiting), max(1, self.max_running // 8)):
+            return True
+        tokens = sum(s.num_prefill_tokens for s in islice(self.roster.waiting, ready))
+        return tokens >= self.config.max_num_batched_tokens
 
     @property
     def _num_admissible(self) -> int:
@@ -167,7 +171,7 @@ class Scheduler:
     def _plan_chunks(self, plan: StepPlan) -> None:
         budget = self.config.max_num_batched_tokens - len(plan.decode)
         while budget > 0:
-            if not self.roster.prefilling and not self._admit(plan):
+            if not self.roster.prefilling and not (self._fits_the_step(plan, budget) and self._admit(plan)):
                 break
             sequence = self.roster.prefilling[0]
             left = sequence.num_prefill_tokens - sequence.num_scheduled
@@ -177,6 +181,13 @@ class Scheduler:
             budget -= count
             if self.config.deterministic:
                 break  # one prompt a step, cut at fixed places: its arithmetic depends on nothing else
+
+    def _fits_the_step(self, plan: StepPlan, budget: int) -> bool:
+        """A short prompt is not cut for the last tokens of a step: its rest would be a prefill step of its own."""
+        if not self.roster.waiting or not plan.chunks:
+            return True
+        tokens = self.roster.waiting[0].num_prefill_tokens
+        return not budget < tokens <= self.config.max_num_batched_tokens // 64
 
     def _schedule_chunk(self, plan: StepPlan, chunk: Chunk) -> None:
         sequence, size = chunk.sequence, self.config.block_size

@@ -270,8 +270,33 @@ def test_a_prefill_step_waits_until_it_is_worth_interrupting_the_running_rows() 
         before = core.stats().num_running, len(core.scheduler.roster.waiting)
         core.step()
         admitted.append(before[1] - len(core.scheduler.roster.waiting))
-    assert max(admitted) == 2
-    assert all(count in (0, 2) for count in admitted), admitted
+    assert max(admitted) == 4
+    assert all(count in (0, 4) for count in admitted), admitted
+
+
+def test_a_prefill_step_does_not_wait_for_more_than_fills_it() -> None:
+    core = make_core(SchedulerConfig(32, 64, 128, 4, 2000), async_batching=False)
+    core.add([request(i, [i, 1], max_tokens=3 + i) for i in range(32)])
+    core.step()
+    core.add([request(100 + i, [i] * 64, max_tokens=50) for i in range(8)])
+    while len(core.scheduler.roster.waiting) == 8:
+        core.step()
+    assert core.scheduler.slots.num_free == 0  # the first place that was free was taken
+
+
+def test_a_short_prompt_is_not_cut_for_the_last_tokens_of_a_step() -> None:
+    core = make_core(SchedulerConfig(64, 640, 128, 4, 2000), async_batching=False)
+    core.add([request(i, [i] * 9, max_tokens=3) for i in range(72)])
+    core.step()
+    assert core.stats().prompt_tokens == 64 * 9  # the places of the batch, not its tokens, were the bound
+    core = make_core(SchedulerConfig(128, 640, 128, 4, 2000), async_batching=False)
+    core.add([request(i, [i] * 9, max_tokens=3) for i in range(72)])
+    core.step()
+    assert core.stats().prompt_tokens == 639
+    core = make_core(SchedulerConfig(128, 640, 128, 4, 2000), async_batching=False)
+    core.add([request(i, [i] * 11, max_tokens=3) for i in range(72)])
+    core.step()
+    assert core.stats().prompt_tokens == 640  # a longer one is cut
 
 
 def test_counters_tell_what_was_read_and_how_long_the_running_answers_are() -> None:
