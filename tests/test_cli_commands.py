@@ -43,12 +43,14 @@ def test_help_has_one_shape_and_is_also_what_no_argument_gives(name: str) -> Non
 
 @pytest.mark.parametrize("name", OVER_A_FOLDER)
 def test_another_folder_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "nowhere"):
+    file = tmp_path / "rows.jsonl"
+    file.touch()
+    for folder in (tmp_path, tmp_path / "nowhere", file):
         done = command(name, *given(name, str(folder)))
         assert done.returncode == 64
         assert str(folder) in done.stdout + done.stderr
         assert len((done.stdout + done.stderr).strip().splitlines()) == 1
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("name", ("verify", "repair", "status"))

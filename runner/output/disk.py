@@ -132,11 +132,11 @@ class Disk:
                 return None
 
     def size(self, path: Path) -> int | None:
-        """The file's size in bytes, None when there is no such file."""
+        """The file's size in bytes, None when there is no such file, also where a folder of its path is a file."""
         with _refusal(path):
             try:
                 return path.stat().st_size
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return None
 
     def changed_ns(self, path: Path) -> int | None:
