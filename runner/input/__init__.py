@@ -9,10 +9,9 @@ from runner.input.inventory import (
     extend_inventory,
 )
 from runner.input.reader import InventoryReader
-from runner.input.render import SAMPLING_COLUMN, RenderCounts, Renderer
+from runner.input.render import RenderCounts, Renderer
 
 __all__ = [
-    "SAMPLING_COLUMN",
     "Change",
     "Comparison",
     "Inventory",

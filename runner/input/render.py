@@ -28,8 +28,7 @@ from runner.types import Job, Refused, Request, RowError, SamplingParams, Source
 
 log = logging.getLogger(__name__)
 
-SAMPLING_COLUMN = "sampling_params"
-_OF_A_RUN = frozenset({"row_id", "request_index", "sample_index"})
+_OF_A_RUN = ("row_id", "request_index", "sample_index")
 TOOLS_COLUMN = "tools"
 
 
@@ -63,13 +62,14 @@ class Renderer:
     ) -> None:
         """``columns`` are the input's; raises ConfigError when the template or the settings do not suit them."""
         _refuse_absent(input_config, columns)
-        _warn_of_carried_sampling(columns)
+        _warn_of_carried_sampling(input_config, columns)
         self.counts = RenderCounts()
         self._job = job
         self._tokenizer = tokenizer
         self._config = job_config
         self._messages_column = input_config.messages_column
         self._ids_column = input_config.prompt_token_ids_column
+        self._sampling_column = input_config.sampling_column
         self._sampling = sampling
         self._plain_sampling = resolve_tokens(sampling, tokenizer)
         self._max_model_len = max_model_len
@@ -136,12 +136,12 @@ class Renderer:
         """The job's sampling, under the batch line's options, under the row's own; as the engine takes it."""
         try:
             sampling = override_sampling(self._sampling, ask.sampling, "body.")
-            if values.get(SAMPLING_COLUMN) is not None:
-                own = as_object(values[SAMPLING_COLUMN], SAMPLING_COLUMN)
-                sampling = override_sampling(sampling, own, f"{SAMPLING_COLUMN}.")
+            column = self._sampling_column
+            if column is not None and values.get(column) is not None:
+                sampling = override_sampling(sampling, as_object(values[column], column), f"{column}.")
             if sampling is self._sampling:
                 return self._plain_sampling
-            return resolve_tokens(sampling, self._tokenizer, f"{SAMPLING_COLUMN}." if not ask.sampling else "body.")
+            return resolve_tokens(sampling, self._tokenizer, f"{column}." if not ask.sampling else "body.")
         except ConfigError as error:
             raise PromptError("bad_sampling", str(error)) from None
 
@@ -219,19 +219,28 @@ def _refuse_absent(config: InputConfig, columns: Sequence[str]) -> None:
         ("prompt_column", config.prompt_column, InputConfig.prompt_column),
         ("messages_column", config.messages_column, InputConfig.messages_column),
         ("prompt_token_ids_column", config.prompt_token_ids_column, InputConfig.prompt_token_ids_column),
+        ("sampling_column", config.sampling_column, InputConfig.sampling_column),
     ):
-        if columns and name != usual and name not in columns:
+        if columns and name not in (None, usual, *columns):
             raise ConfigError(f"input.{key}={name}: no such column; there are {', '.join(columns)}")
 
 
-def _warn_of_carried_sampling(columns: Sequence[str]) -> None:
-    """A run's output carries the column that governed that run; it governs this one too."""
-    if {SAMPLING_COLUMN, *_OF_A_RUN} <= set(columns):
+def _warn_of_carried_sampling(config: InputConfig, columns: Sequence[str]) -> None:
+    """A run's output carries the column that governed that run; it governs this one too, unless a setting says so."""
+    usual = InputConfig.sampling_column
+    if config.sampling_column == usual and usual in columns and _is_of_a_run(columns):
         log.warning(
             "the input is a run's output, and its column %s sets the sampling of each row here too; "
-            "leave it out with input.columns",
-            SAMPLING_COLUMN,
+            "input.sampling_column=null takes this run's settings instead",
+            usual,
         )
+
+
+def _is_of_a_run(columns: Sequence[str]) -> bool:
+    """Whether a run has written the columns, with a prefix or without."""
+    last = _OF_A_RUN[0]
+    prefixes = [name.removesuffix(last) for name in columns if name.endswith(last)]
+    return any({prefix + name for name in _OF_A_RUN} <= set(columns) for prefix in prefixes)
 
 
 def _prompts(prompt: Any) -> list[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jobs import load_job
 from runner.config import RunnerConfig
-from runner.input import SAMPLING_COLUMN, InventoryReader, Renderer
+from runner.input import InventoryReader, Renderer
 from runner.output import OutputSpec, may_ask_logprobs, may_hold_tools, plan_columns
 from runner.run.backends import Backend
 from runner.run.fingerprint import GROWABLE, fingerprint
@@ -41,7 +41,7 @@ class Plan:
             tool_messages=config.job.module is not None
             or may_hold_tools(self.inventory.schema, (config.input.messages_column, "body")),
             logprobs=self.sampling.logprobs is not None
-            or may_ask_logprobs(self.inventory.schema, (SAMPLING_COLUMN, "body")),
+            or may_ask_logprobs(self.inventory.schema, [*filter(None, [config.input.sampling_column]), "body"]),
         )
 
     @property

@@ -273,10 +273,35 @@ def test_a_clamped_answer_keeps_its_minimum_within_the_room(tokenizer: TextToken
     assert (sampling.max_tokens, sampling.min_tokens) == (10, 10)
 
 
-@pytest.mark.parametrize(("row_id", "warnings"), [("row_id", 1), ("id", 0)])
+def rendered(tokenizer: TextTokenizer, row: dict[str, Any], **columns: str | None) -> Request:
+    config = InputConfig(path="x", **columns)  # type: ignore[arg-type]
+    params = SamplingParams(max_tokens=20)
+    renderer = Renderer(FileJob(), tokenizer, JobConfig(name="t"), config, params, None, list(row))
+    return request(renderer.render([SourceRow(0, row)])[0])
+
+
+def test_the_column_of_a_rows_sampling_is_named_or_none(tokenizer: TextTokenizer) -> None:
+    row = {"prompt": "a", "sampling_params": {"max_tokens": 3}, "own": {"max_tokens": 4}}
+    assert rendered(tokenizer, row).sampling.max_tokens == 3
+    assert rendered(tokenizer, row, sampling_column="own").sampling.max_tokens == 4
+    assert rendered(tokenizer, row, sampling_column=None).sampling.max_tokens == 20
+    with pytest.raises(ConfigError, match=r"input\.sampling_column=gone: no such column; there are prompt"):
+        rendered(tokenizer, row, sampling_column="gone")
+
+
+@pytest.mark.parametrize(
+    ("columns", "setting", "warnings"),
+    [
+        (["row_id", "request_index", "sample_index"], {}, 1),
+        (["one_row_id", "one_request_index", "one_sample_index"], {}, 1),
+        (["row_id", "request_index", "one_sample_index"], {}, 0),
+        (["row_id", "request_index", "sample_index"], {"sampling_column": None}, 0),
+        (["row_id", "request_index", "sample_index", "own"], {"sampling_column": "own"}, 0),
+    ],
+)
 def test_sampling_that_a_run_before_left_is_warned_of(
-    row_id: str, warnings: int, tokenizer: TextTokenizer, caplog: pytest.LogCaptureFixture
+    columns: list[str], setting: dict[str, Any], warnings: int, tokenizer: TextTokenizer, caplog: Any
 ) -> None:
-    row = {row_id: 0, "request_index": 0, "sample_index": 0, "prompt": "a", "sampling_params": {"max_tokens": 3}}
-    assert request(render(tokenizer, row, row)[0]).sampling.max_tokens == 3
-    assert caplog.text.count("leave it out with input.columns") == warnings
+    row = {**dict.fromkeys(columns), "prompt": "a", "sampling_params": {"max_tokens": 3}}
+    assert rendered(tokenizer, row, **setting).sampling.max_tokens == (20 if setting else 3)
+    assert caplog.text.count("input.sampling_column=null takes this run's settings instead") == warnings
