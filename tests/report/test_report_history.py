@@ -122,6 +122,19 @@ def test_a_new_engine_within_a_run_counts_anew() -> None:
     assert values(history_of(metrics).curves()["made"]["answer tokens"]) == {10}
 
 
+def test_a_share_counts_only_where_it_is_known() -> None:
+    metrics = run_of("a", 0, 10)
+    metrics[1]["usage"] = dict.fromkeys(metrics[1]["usage"], 0.0)  # no counters had come yet
+    metrics[1]["quality"] = {}  # nor an answer
+    history = history_of(metrics)
+    curves = history.curves()
+    assert values(curves["device"]["decode"]) == {None, 0.6}
+    assert values(curves["quality"]["empty"]) == {None, 0.5}
+    assert "Time of the engine, on average: prefill 20%, decode 60%, idle 20%." in history.notes()
+    metrics[1]["quality"] = {"empty": 0.0, "repeated": 0.0}  # which is known
+    assert values(history_of(metrics).curves()["quality"]["empty"]) == {0.0, 0.5}
+
+
 def test_history_says_what_it_saw_in_words() -> None:
     metrics = run_of("a", 100, 10)
     metrics[-1]["engine"] |= {"prompt_tokens": 30, "cached_tokens": 10, "preemptions": 2}
