@@ -13,6 +13,7 @@ KINDS = (DATA, ERRORS)
 _PART = re.compile(r"part-(\d{5,})\.arrow")
 _COMMIT = re.compile(r"part-(\d{5,})\.g(\d+)\.json")
 _STAGED = re.compile(r"(?:data|errors)-(\d{5,})\.g(\d+)\.arrow")
+_LOCK = re.compile(r"(\d+)-of-(\d+)\.lock")
 _LEASE = re.compile(r"part-(\d{5,})\.e(\d+)")
 _HOLDER = re.compile(r"\.(\d{6,})\.json")
 _JOURNAL = re.compile(r"(\d{6,})-(\d{4,})\.arrows")
@@ -127,6 +128,12 @@ def journal_key(name: str) -> tuple[int, int] | None:
 def staged_key(name: str) -> tuple[int, int] | None:
     """(range, generation) of a staged part's name, None for another file."""
     match = _STAGED.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def locked_partition(name: str) -> tuple[int, int] | None:
+    """The partition of a lock's name, None for the lock of an attempt that leases ranges."""
+    match = _LOCK.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
 
 

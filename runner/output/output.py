@@ -19,7 +19,7 @@ from runner.output.opening import OutputSpec, Summary, end_rerun, own_ranges
 from runner.output.ranges import OpenRange, Range
 from runner.output.recovery import open_ranges, replay, roll_forward, sweep_stage
 from runner.output.reservation import Reservation
-from runner.output.share import FixedShare, LeasedShare, Share
+from runner.output.share import FixedShare, LeasedShare, Share, refuse_overlap
 from runner.output.writer import Writer
 from runner.types import RowResult
 
@@ -97,6 +97,7 @@ class Output:
     def _lease(self, attempt: int) -> None:
         leases = Leases(self._folder, attempt, self._spec.lease_seconds)
         try:
+            refuse_overlap(self._folder.layout, None)  # one that began while this run's model was loading saw no lease
             self._share = LeasedShare(self._folder, leases, self._spec.num_rows, self._adopt)
         except BaseException:
             leases.close()

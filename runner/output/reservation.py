@@ -14,6 +14,7 @@ from runner.output.layout import Layout
 from runner.output.lock import FolderLock
 from runner.output.opening import OutputSpec, asked_job, is_done, is_vacant, own_ranges, refuse_rerun, settle_job
 from runner.output.recovery import open_ranges
+from runner.output.share import refuse_overlap
 
 
 class Reservation:
@@ -93,6 +94,7 @@ class Reservation:
         make_folder(disk, layout)
         if spec.partition is not None:
             self._lock = FolderLock(layout.lock(spec.partition), wait_seconds=spec.lock_seconds)
+        refuse_overlap(layout, spec.partition)
         limit = None if spec.overwrite else spec.max_idle_attempts  # what is overwritten begins to count anew
         self.attempt = new_attempt(self.folder, spec.partition, spec.task, limit)
 

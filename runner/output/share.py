@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from runner.errors import LockedError
+from runner.output.attempts import shown
 from runner.output.commits import newest_generations
 from runner.output.folder import Folder
+from runner.output.layout import Layout, locked_partition
 from runner.output.leases import Leases
+from runner.output.lock import is_locked
 from runner.output.ranges import OpenRange, Range, num_ranges
 from runner.output.recovery import journalled_ranges, open_ranges, replay
 
@@ -136,6 +141,25 @@ class LeasedShare:
         self._free = sorted(self._generations.keys() - held - self._mine, reverse=True)
         self._num_live = self.leases.num_live()
         self._looked = time.monotonic()
+
+
+def refuse_overlap(layout: Layout, partition: Partition) -> None:
+    """Raises `LockedError` while a run is at work under another partition that holds ranges of this one.
+
+    Nothing would be written twice, but all of it would be done twice. Runs that lease share among themselves.
+    """
+    for path in sorted(layout.locks.glob("*.lock")):
+        other = locked_partition(path.name)
+        if other != partition and _overlap(partition, other) and is_locked(path):
+            raise LockedError(
+                f"partition={shown(partition)}: a run with partition={shown(other)} is at work on {layout.root} and "
+                "would do the same rows; wait for it, stop it, or give all runs the same division"
+            )
+
+
+def _overlap(one: Partition, other: Partition) -> bool:
+    """Whether two partitions of an input that is long enough have ranges in common."""
+    return one is None or other is None or (one[0] - other[0]) % math.gcd(one[1], other[1]) == 0
 
 
 def range_of(item: OpenRange) -> Range:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from runner.output import Output
+import pytest
+
+from runner.errors import LockedError
+from runner.output import Output, OutputSpec, Reservation
 from runner.output.disk import Disk
 
 
@@ -50,3 +56,48 @@ def test_a_partition_may_begin_at_any_moment_of_another_ones_beginning(tmp_path,
         if disk.count < at:
             break
     assert at > 30
+
+
+CONTEXT = multiprocessing.get_context("fork")
+
+
+def stay(path: Path, spec: OutputSpec, is_open, may_end) -> None:
+    with Output.open(path, spec):
+        is_open.set()
+        may_end.wait(60)
+    os._exit(0)
+
+
+@contextmanager
+def at_work(path: Path, spec: OutputSpec) -> Iterator[None]:
+    """Another process holds the folder under a spec."""
+    is_open, may_end = CONTEXT.Event(), CONTEXT.Event()
+    process = CONTEXT.Process(target=stay, args=(path, spec, is_open, may_end), daemon=True)
+    process.start()
+    assert is_open.wait(30)
+    yield
+    may_end.set()
+    process.join()
+
+
+@pytest.mark.parametrize("pair", [((0, 1), (1, 2)), ((1, 2), (3, 4)), ((0, 2), None)], ids=str)
+def test_two_that_would_do_the_same_rows_are_not_at_work_together(tmp_path, spec, pair) -> None:
+    path, specs = tmp_path / "out", [replace(spec, partition=partition) for partition in pair]
+    for first, second in (specs, specs[::-1]):
+        with at_work(path, first), pytest.raises(LockedError, match="would do the same rows"):
+            Output.open(path, second)
+        Output.open(path, second).close()
+
+
+@pytest.mark.parametrize("pair", [((0, 2), (1, 2)), ((0, 2), (1, 4)), (None, None)], ids=str)
+def test_two_that_share_the_rows_are(tmp_path, spec, pair) -> None:
+    path, specs = tmp_path / "out", [replace(spec, partition=partition) for partition in pair]
+    with at_work(path, specs[0]):
+        Output.open(path, specs[1]).close()
+
+
+def test_a_partition_that_begins_while_a_leasing_runs_model_loads_is_seen_before_a_lease(tmp_path, spec) -> None:
+    path = tmp_path / "out"
+    reservation = Reservation(path, replace(spec, partition=None))
+    with at_work(path, replace(spec, partition=(0, 1))), pytest.raises(LockedError, match="would do the same rows"):
+        Output.begin(reservation)
