@@ -3,9 +3,14 @@
     python -m benchmarks.observing --folder /tmp/observing
 
 Two engines: a tiny model of random weights on this CPU, in its own process as in a run, and the stand-in, which
-answers at once, so that nothing hides what this process does. The two kinds of run take turns in one process, in an
-order that turns too. Prints for each engine the medians, the median of the paired ratios with its quartiles, and what
-it costs this process for each answer, in microseconds of its CPU time, which other work on the machine hardly moves.
+answers at once, so that nothing hides what this process does. Two measurements of each:
+
+- Paired: many short runs in the order watched, blind, blind, watched, so that what gets slower or faster meanwhile
+  touches both. The median ratio of their wall clocks with its 95 % interval.
+- Counted: every call that a run makes of what looks at it is written down with its moment, then made again on fresh
+  objects, again and again, by a clock that says those moments. Their CPU time, which other work on the machine hardly
+  moves, over the wall clock of the run: the most by which looking can slow it. Also for each answer and each second.
+
 Nothing is written but metrics: durability has a benchmark of its own.
 """
 
@@ -14,12 +19,15 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 from benchmarks.durability import Nothing
 from benchmarks.echo import write_rows
@@ -45,6 +53,7 @@ from runner.signals import StopFlag
 from runner.types import Completion, EngineClient, EngineStats, RowResult
 
 NUM_SEQS = 64
+ABBA = (True, False, False, True)  # whether a run is watched
 TINY = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -60,9 +69,13 @@ TINY = {
 }
 
 
-class Cost(NamedTuple):
-    seconds: float
-    cpu_seconds: float  # of this process
+class Call(NamedTuple):
+    """One of a run, ``at`` seconds of the monotonic clock."""
+
+    at: float
+    of_guard: bool
+    name: str
+    arguments: tuple[Any, ...]
 
 
 class NoProgress(Progress):
@@ -91,24 +104,52 @@ class NoGuard(QualityGuard):
     def check(self) -> None: ...
 
 
+class Recorder:
+    """Stands for a `Progress` or a `QualityGuard`: writes down what it is asked, and does nothing."""
+
+    def __init__(self, calls: list[Call], of_guard: bool) -> None:
+        self._calls, self._of_guard = calls, of_guard
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def record(*arguments: Any, **named: Any) -> None:
+            kept = tuple(
+                copy(item) if isinstance(item, EngineStats) else item for item in (*arguments, *named.values())
+            )
+            self._calls.append(Call(time.monotonic(), self._of_guard, name, kept))
+
+        return record
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
 
 
+@dataclass
+class Clock:
+    """In place of the module `time`, for those who look: says the moment of the call that is made again."""
+
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="for the rows, the model and the metrics")
-    parser.add_argument("--rows", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=250, help="of a run; the stand-in answers twenty times as many")
+    parser.add_argument("--rounds", type=int, default=50, help="of four runs each")
+    parser.add_argument("--counted-rows", type=int, default=4000, help="of the run that is written down; as --rows")
+    parser.add_argument("--replays", type=int, default=20)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     tiny = EngineProcess(tiny_settings(arguments.folder / "model"))
     try:
-        compare("a tiny model", arguments, lambda: tiny, arguments.rows)
+        compare("a tiny model", arguments, lambda: tiny, 1)
     finally:
         tiny.close()
-    compare("the stand-in", arguments, None, 20 * arguments.rows)
+    compare("the stand-in", arguments, None, 20)
 
 
 def tiny_settings(folder: Path) -> EngineSettings:
@@ -118,34 +159,69 @@ def tiny_settings(folder: Path) -> EngineSettings:
     return EngineSettings(resolve_model(model), model, EngineConfig(max_num_seqs=NUM_SEQS, cpu_kv_cache_gib=0.1))
 
 
-def compare(title: str, arguments: argparse.Namespace, start: Callable[[], EngineClient] | None, num_rows: int) -> None:
-    source = arguments.folder / f"rows-{num_rows}.jsonl"
+def compare(title: str, arguments: argparse.Namespace, start: Callable[[], EngineClient] | None, times: int) -> None:
+    short, counted = (
+        plan_of(arguments.folder, times * rows, start) for rows in (arguments.rows, arguments.counted_rows)
+    )
+    timed(short, arguments.folder, True)  # warms up
+    report_counted(title, *recorded(counted), counted, arguments)
+    rounds = [[timed(short, arguments.folder, watched) for watched in ABBA] for _ in range(arguments.rounds)]
+    report_paired(title, rounds, times * arguments.rows)
+
+
+def plan_of(folder: Path, num_rows: int, start: Callable[[], EngineClient] | None) -> Plan:
+    source = folder / f"rows-{num_rows}.jsonl"
     write_rows(source, num_rows)
-    settings = ["job=generate", "engine=echo", f"input.path={source}", f"output.dir={arguments.folder / 'out'}"]
+    settings = ["job=generate", "engine=echo", f"input.path={source}", f"output.dir={folder / 'out'}"]
     settings += ["sampling.max_tokens=32", "sampling.ignore_eos=true", f"engine.max_num_seqs={NUM_SEQS}"]
     config = compose(settings)
     backend = choose_backend(config)
-    plan = Plan(config, backend if start is None else replace(backend, start_engine=start))
-    watched: list[Cost] = []
-    blind: list[Cost] = []
-    for number in range(arguments.rounds + 1):
-        for is_watched in (True, False) if number % 2 else (False, True):
-            seconds = timed(plan, arguments.folder, is_watched)
-            if number:  # the first round warms up
-                (watched if is_watched else blind).append(seconds)
-    report(title, watched, blind, num_rows)
+    return Plan(config, backend if start is None else replace(backend, start_engine=start))
 
 
-def timed(plan: Plan, folder: Path, is_watched: bool) -> Cost:
-    """Of a whole run over the rows of a plan; the engine stays as it is."""
+def timed(plan: Plan, folder: Path, is_watched: bool) -> float:
+    """Seconds of a whole run over the rows of a plan; the engine stays as it is."""
     guard = QualityGuard() if is_watched else NoGuard()
     progress = watching(plan, folder, guard) if is_watched else NoProgress()
     loop = loop_of(plan, guard, progress)
-    began, worked = time.perf_counter(), time.process_time()
+    began = time.perf_counter()
     assert loop.run()
-    cost = Cost(time.perf_counter() - began, time.process_time() - worked)
+    seconds = time.perf_counter() - began
     progress.close()
-    return cost
+    return seconds
+
+
+def recorded(plan: Plan) -> tuple[list[Call], float]:
+    """Every call of a run, and its seconds."""
+    calls: list[Call] = []
+    guard: Any = Recorder(calls, of_guard=True)
+    loop = loop_of(plan, guard, Recorder(calls, of_guard=False))
+    began = time.perf_counter()
+    assert loop.run()
+    return calls, time.perf_counter() - began
+
+
+def replayed(calls: list[Call], plan: Plan, folder: Path) -> tuple[float, float]:
+    """CPU seconds of the same calls on objects of a run: of looks at the engine, which draw and measure; of the rest."""
+    clock = Clock(calls[0].at)
+    guard = QualityGuard()
+    looking = 0.0
+    with mock.patch("runner.report.progress.time", clock):
+        progress = watching(plan, folder, guard)
+        bound = [(call.at, getattr(guard if call.of_guard else progress, call.name), call.arguments) for call in calls]
+        show = progress.show
+        began = time.process_time()
+        for at, method, arguments in bound:
+            clock.now = at
+            if method == show:
+                before = time.process_time()
+                method(*arguments)
+                looking += time.process_time() - before
+            else:
+                method(*arguments)
+        seconds = time.process_time() - began
+        progress.close()
+    return looking, seconds - looking
 
 
 def watching(plan: Plan, folder: Path, guard: QualityGuard) -> Progress:
@@ -182,14 +258,28 @@ def loop_of(plan: Plan, guard: QualityGuard, progress: Any) -> Loop:
     )
 
 
-def report(title: str, watched: list[Cost], blind: list[Cost], num_rows: int) -> None:
-    pairs = list(zip(watched, blind, strict=True))
-    low, middle, high = statistics.quantiles((a.seconds / b.seconds for a, b in pairs), n=4)
-    more = statistics.median(a.cpu_seconds - b.cpu_seconds for a, b in pairs) / num_rows * 1e6
-    medians = (statistics.median(cost.seconds for cost in costs) for costs in (watched, blind))
+def report_counted(title: str, calls: list[Call], seconds: float, plan: Plan, arguments: argparse.Namespace) -> None:
+    found = [replayed(calls, plan, arguments.folder) for _ in range(arguments.replays)]
+    low, middle, high = statistics.quantiles(map(sum, found), n=4)
+    looking, other = (statistics.median(part) for part in zip(*found, strict=True))
+    answers = sum(call.name == "add_sample" for call in calls)
     print(
-        f"{title}: {num_rows} answers in {{:.3f}} s watched, {{:.3f}} s not; ratio {middle:.4f} "
-        f"({low:.4f} to {high:.4f}), {more:+.2f} us of CPU an answer".format(*medians),
+        f"{title}, counted: {answers} answers in {seconds:.3f} s; {len(calls)} calls take {middle * 1e3:.2f} ms of CPU "
+        f"({low * 1e3:.2f} to {high * 1e3:.2f}), {middle / seconds:.2%} of the run: {looking / seconds * 1e3:.2f} ms a "
+        f"second for the view and the metrics, {other / answers * 1e6:.2f} us an answer for the counts",
+        flush=True,
+    )
+
+
+def report_paired(title: str, rounds: list[list[float]], num_rows: int) -> None:
+    """Each round has the seconds of four runs, in the order of `ABBA`."""
+    ratios = [(first + fourth) / (second + third) for first, second, third, fourth in rounds]
+    chance = random.Random(0)
+    medians = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(2000))
+    blind = statistics.median(seconds for round_ in rounds for seconds in round_[1:3])
+    print(
+        f"{title}, paired: {num_rows} answers in {blind:.3f} s not watched; {len(ratios)} ratios, median "
+        f"{statistics.median(ratios):.4f}, 95 % interval {medians[50]:.4f} to {medians[-51]:.4f}",
         flush=True,
     )
 
