@@ -202,7 +202,7 @@ def recorded(plan: Plan) -> tuple[list[Call], float]:
 
 
 def replayed(calls: list[Call], plan: Plan, folder: Path) -> tuple[float, float]:
-    """CPU seconds of the same calls on objects of a run: of looks at the engine, which draw and measure; of the rest."""
+    """CPU seconds of the same calls on objects of a run: of looks at the engine, which draw and measure; of others."""
     clock = Clock(calls[0].at)
     guard = QualityGuard()
     looking = 0.0
