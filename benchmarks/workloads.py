@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 LLAMA_8B = {
@@ -102,7 +103,7 @@ def doubled(items: list[Item], seed: int) -> list[Item]:
     return items + [Item(_prompt(draw, len(item.prompt)), item.num_outputs) for item in items]
 
 
-WORKLOADS = {
+WORKLOADS: dict[str, Callable[[], list[Item]]] = {
     "warm": lambda: fixed(32, 64, 16, seed=9),
     "seed32": lambda: fixed(32, 128, 2048),
     "seed8k": lambda: fixed(32, 128, 8192),
