@@ -139,7 +139,7 @@ def _card(label: str, value: str) -> str:
 def _quality(facts: Facts) -> str:
     finish = _share_table("Why answers ended", facts.finish_reasons.most_common())
     errors = Counter(facts.totals.errors).most_common(_SHOWN_ERRORS)
-    failures = _share_table("Errors by code", errors) if errors else '<p class="soft">No errors.</p>'
+    failures = _share_table("Errors by code", errors) if errors else '<h3>Errors by code</h3><p class="soft">None.</p>'
     quality = _share_table("Quality of all answers", facts.history.quality.items(), facts.history.answers)
     return (
         f'<h2>Outcome</h2><section class="charts"><div class="card">{finish}</div><div class="card">{failures}</div>'
@@ -180,7 +180,7 @@ def _time(facts: Facts) -> str:
     curves = history.curves()
     boxes = (
         ("Answer tokens a second", charts.lines, "made"),
-        ("Prompt tokens a second, without those from the prefix cache", charts.lines, "read"),
+        ("Prompt tokens computed a second", charts.lines, "read"),
         ("Sequences in the engine", charts.lines, "queue"),
         ("Time of the GPU" if history.device else "Time of the engine", charts.areas, "device"),
         ("Use of the card, by its data sheet", charts.percents, "card"),
