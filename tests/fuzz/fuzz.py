@@ -1,4 +1,4 @@
-"""Throws random rows at the readers, the conversations, the sampling options and the templates.
+"""Throws random rows at the readers, the conversations, the sampling options, the ids and the templates.
 
     PYTHONPATH=.:tests python tests/fuzz/fuzz.py --cases 1000000
 
@@ -26,6 +26,7 @@ from runner.errors import ConfigError
 from runner.input.conversation import PromptError, ask_of_batch_line, checked_messages
 from runner.input.json_lines import LineError, parse_line, parse_lines
 from runner.input.template import MAX_CHARS, PromptTemplate, TemplateError
+from runner.input.token_ids import checked_ids, ids_of_column
 from runner.text import override_sampling
 from runner.types import SamplingParams
 
@@ -129,6 +130,19 @@ def fuzz_sampling(rng: random.Random) -> int:
     return 1
 
 
+def fuzz_token_ids(rng: random.Random) -> int:
+    """Ids that pass are a list of integers in range, the ones that came."""
+    given = [rng.choice((0, 7, 99, 3.0, rng.choice(ATOMS), value(rng, 3))) for _ in range(rng.randrange(4))]
+    came = rng.choice((given, value(rng), json.dumps(given), mutated_line(rng).decode("utf-8", "surrogateescape")))
+    try:
+        ids = checked_ids(ids_of_column(came, "prompt_token_ids"), 100)
+        assert ids and all(type(token) is int and 0 <= token < 100 for token in ids)
+        assert ids == (json.loads(came) if isinstance(came, str) else came)
+    except PromptError as error:
+        assert error.code in ("bad_token_ids", "no_tokens")
+    return 1
+
+
 def fuzz_templates(rng: random.Random) -> int:
     source = "".join(rng.choice(PARTS) for _ in range(rng.randrange(1, 8)))
     try:
@@ -140,7 +154,7 @@ def fuzz_templates(rng: random.Random) -> int:
 
 # Chosen this often in a hundred rounds: compiling a template costs as much as hundreds of lines.
 ROUNDS: list[tuple[int, Callable[[random.Random], int]]] = [
-    (20, fuzz_lines), (50, fuzz_conversations), (25, fuzz_sampling), (5, fuzz_templates),
+    (20, fuzz_lines), (40, fuzz_conversations), (25, fuzz_sampling), (10, fuzz_token_ids), (5, fuzz_templates),
 ]  # fmt: skip
 
 
