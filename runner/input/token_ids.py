@@ -27,7 +27,9 @@ def checked_ids(ids: list[int], num_tokens: int) -> list[int]:
     if 0 <= min(ids) <= max(ids) < num_tokens:
         return ids
     bad = next(token for token in ids if not 0 <= token < num_tokens)
-    raise PromptError("bad_token_ids", f"{str(bad)[:40]} is no token id of this model; they are from 0 to {num_tokens - 1}")
+    raise PromptError(
+        "bad_token_ids", f"{str(bad)[:40]} is no token id of this model; they are from 0 to {num_tokens - 1}"
+    )
 
 
 def _parsed(text: str, name: str) -> Any:
