@@ -168,7 +168,9 @@ def refuse_rerun(layout: Layout, spec: OutputSpec, job: JobRecord | None, folder
     ranges = range(num_ranges(job, job.num_rows))
     left = [index for index in ranges if not is_covered(folder.commits.get(index), bounds(job, index, job.num_rows)[1])]
     if left:
-        raise ConfigError(f"rerun: {len(left)} ranges of this job are not done yet; finish it first with its own command, without rerun")
+        raise ConfigError(
+            f"rerun: {len(left)} ranges of this job are not done yet; finish it with its own command first"
+        )
 
 
 def end_rerun(folder: Folder) -> None:
