@@ -114,9 +114,9 @@ def measure(folder: Path, cards: int, settings: list[str], tokens: int) -> Figur
     command = [sys.executable, "-m", "runner", *settings, f"job.module={run / 'job.py'}", f"output.dir={out}"]
     if cards > 1:
         command += ["launch=local", f"launch.gpus={cards}"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     began = time.time()
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
     while len(list(run.glob("ready-*"))) < cards:
         if process.poll() is not None:
             sys.exit(f"{cards} cards: the command ended with {process.returncode} before all of them were ready")

@@ -55,7 +55,7 @@ def launch(work: Work, stop: StopFlag) -> ExitCode:
             sys.stdout.write(" ".join(work.command(work.partition(number, len(cards)), f"local-{number}")) + "\n")
         return ExitCode.DONE
     workers = [_start(work, number, len(cards), card) for number, card in enumerate(cards)]
-    logger.info("%d processes%s; their logs: %s", len(workers), _on(cards), work.files / "local-*.log")
+    logger.info("processes: %d, %s; their logs: %s", len(workers), _on(cards), work.files / "local-*.log")
     try:
         watch(work, workers, stop)
     finally:
@@ -85,7 +85,7 @@ def _cards(work: Work) -> list[str | None]:
 
 def _on(cards: list[str | None]) -> str:
     named = [card for card in cards if card is not None]
-    return f", one each on card {', '.join(named)}" if named else " without a GPU"
+    return f"one each on card {', '.join(named)}" if named else "without a GPU"
 
 
 def _start(work: Work, number: int, num_workers: int, card: str | None) -> Worker:
