@@ -67,9 +67,12 @@ class Disk:
             sync_path(path)
 
     def sync_again(self, path: Path) -> None:
-        """Makes a file durable that a killed process may have left in the kernel's hands only."""
+        """Makes a file durable, if it is there, that a killed process may have left in the kernel's hands only."""
         with _refusal(path):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return
         try:
             self.sync(fd, path)
         finally:

@@ -119,7 +119,7 @@ def replay(
         for batch in read_journal(disk, path, schema):
             needed |= _restore(folder, ranges, batch)
         if needed:
-            disk.sync_again(path)
+            disk.sync_again(path)  # unless its owner has committed all of it since, and dropped it
         if work_of(folder, key[0]) == (shown(partition), rerun_name(folder)):
             own[path] = needed
     return own

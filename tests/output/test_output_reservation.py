@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_job import result_of
 
 from runner.errors import LockedError
 from runner.output import Output, OutputSpec, Reservation
@@ -31,6 +32,14 @@ class Interrupted(Disk):
 
     def before(self, call: str, path: Path, other: Path | None = None) -> None:
         self._step()
+
+    def read_if_there(self, path: Path) -> bytes | None:
+        self._step()
+        return super().read_if_there(path)
+
+    def sync_again(self, path: Path) -> None:
+        self._step()
+        super().sync_again(path)
 
     def names(self, path: Path) -> list[str]:
         self._step()
@@ -54,6 +63,31 @@ def test_a_partition_may_begin_at_any_moment_of_another_ones_beginning(tmp_path,
         with Output.open(path, replace(spec, partition=(1, 3)), disk) as output:
             assert output.ranges_left == 2
         if disk.count < at:
+            break
+    assert at > 30
+
+
+def test_a_partition_may_end_at_any_moment_of_another_ones_beginning(tmp_path, spec) -> None:
+    at = 0
+    while True:
+        at += 1
+        path = tmp_path / f"out{at}"
+        other = Output.open(path, replace(spec, partition=(0, 7)))
+        assert other.take_range().stop == 8
+        other.write(result_of(0))
+        other.flush()
+
+        def end(other: Output = other) -> None:
+            for row in range(1, 8):
+                other.write(result_of(row))
+            other.finish()
+            other.close()
+
+        disk = Interrupted(at, end)
+        with Output.open(path, replace(spec, partition=(1, 7)), disk) as output:
+            assert output.ranges_left == 1
+        if disk.count < at:
+            other.close()
             break
     assert at > 30
 
