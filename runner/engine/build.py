@@ -73,6 +73,9 @@ def core_over(
 
         bind(model, paged)
 
+    if accelerated and engine.compile:
+        compile_layers(decoder_layers(model))  # done when the memory is measured, before any row waits for it
+
     def measured_blocks() -> int:
         size = block_bytes(specs, engine.block_size, dtype)
         if target.type == "cpu":
@@ -103,8 +106,6 @@ def core_over(
         model.config.get_text_config().vocab_size,
         graph_sizes=_graph_sizes(model, engine, device) if accelerated else (),
     )
-    if accelerated and engine.compile:
-        compile_layers(decoder_layers(model))
     scheduler = Scheduler(config)
     scheduler.stats.device = torch.cuda.get_device_name(target) if target.type == "cuda" else ""
     return EngineCore(scheduler, runner, engine.async_batching, engine.enable_prefix_caching)

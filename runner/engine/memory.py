@@ -16,6 +16,7 @@ from runner.errors import ConfigError
 log = logging.getLogger(__name__)
 
 Step = tuple[Tensor, Tensor, Tensor, AttentionBatch]  # token ids, positions, places to sample from, batch
+_FIRST_TOKENS = 61  # no width of any model: the compiler would take two sizes that are equal for one
 _MARGIN_BYTES = 512 << 20  # graphs' own structures, kernels that are loaded late, fragmentation
 
 
@@ -44,6 +45,8 @@ def cuda_blocks(
     ConfigError when not one sequence fits.
     """
     decode = min(engine.max_num_seqs, max_tokens)
+    # Kernels are compiled and loaded here, not by the first rows; what that takes is no step's.
+    _forward(model, backend, context, _largest_prefill(engine, min(_FIRST_TOKENS, max_tokens), max_model_len, device))
     peak = _peak_bytes(model, backend, context, _largest_prefill(engine, max_tokens, max_model_len, device), device)
     # Decode steps run from graphs, whose memory is a pool of its own.
     peak += _peak_bytes(model, backend, context, _rows(decode, engine.block_size, device), device)
@@ -64,11 +67,19 @@ def _peak_bytes(
     model: PreTrainedModel, backend: AttentionBackend, context: StepContext, step: Step, device: torch.device
 ) -> int:
     """What one step takes beside weights and cache."""
-    token_ids, positions, keep, batch = step
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
+    _forward(model, backend, context, step)
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device) - before
+    torch.cuda.empty_cache()
+    return peak
+
+
+def _forward(model: PreTrainedModel, backend: AttentionBackend, context: StepContext, step: Step) -> None:
+    token_ids, positions, keep, batch = step
     with torch.inference_mode():
         context.batch = batch
         backend.plan(batch)
@@ -77,11 +88,6 @@ def _peak_bytes(
         ).logits
         logits.argmax(-1)
         context.batch = None
-    torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device) - before
-    del logits
-    torch.cuda.empty_cache()
-    return peak
 
 
 def _largest_prefill(engine: EngineConfig, tokens: int, max_model_len: int, device: torch.device) -> Step:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from reference_sampling import processors
 from sampler_help import state_of
@@ -54,6 +54,8 @@ def test_any_combination_equals_transformers(
     device: str, params: SamplingParams, prompt: list[int], outputs: list[int]
 ) -> None:
     """With the sampler that the engine has on that device."""
+    # Some releases of transformers skip a word that is longer than all there is; test_sampler_phrases has those.
+    assume(all(len(word) <= len(prompt) + len(outputs) for word in params.bad_words))
     check(load_sampler(torch.device(device)), device, params, prompt, outputs)
 
 

@@ -1,0 +1,46 @@
+"""The compiler sees one layer once, whatever layer runs, however many tokens, and however often the cache changes."""
+
+from __future__ import annotations
+
+from functools import partialmethod
+
+import pytest
+import torch
+from tiny_models import tiny_model
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from runner.engine.compiled import OpaqueLayer, compile_layers
+from runner.engine.fuse import fuse_linears
+from runner.engine.memory import _FIRST_TOKENS
+from runner.engine.probe import bind, decoder_layers, probe
+
+
+class Echo:
+    """The query as the answer of a layer."""
+
+    def __call__(self, query: Tensor, *_: object) -> Tensor:
+        return query.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_one_compilation_serves_all(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    torch._dynamo.reset()
+    counters.clear()
+    model = tiny_model(family)
+    fuse_linears(model)
+    probe(model, 512)
+    compile_layers(decoder_layers(model))
+
+    def run(num_tokens: int) -> None:
+        with torch.inference_mode():
+            model(torch.zeros(1, num_tokens, dtype=torch.long), position_ids=torch.arange(num_tokens)[None])
+
+    bind(model, lambda _: OpaqueLayer(Echo()))
+    for num_tokens in (_FIRST_TOKENS, 300, 16):
+        run(num_tokens)
+    bind(model, lambda _: OpaqueLayer(Echo()))
+    for num_tokens in (7, 200, 2, 64):
+        run(num_tokens)
+    assert counters["stats"]["unique_graphs"] == 1
