@@ -18,6 +18,7 @@ from runner.engine.fuse import fuse_linears
 from runner.engine.graph_sizes import candidate_sizes, linear_costs, sizes_worth_a_graph
 from runner.engine.hook import LayerAttention
 from runner.engine.layers import PagedLayer, StepContext
+from runner.engine.linear.packed import pack_linears
 from runner.engine.linear.wide import replace_wide_linears
 from runner.engine.loader import load_model
 from runner.engine.memory import block_bytes, cpu_blocks, cuda_blocks
@@ -57,6 +58,8 @@ def core_over(
     if accelerated:
         fuse_linears(model)
         replace_wide_linears(model)
+    if target.type == "cpu":
+        pack_linears(model)
     specs = probe(model, max_model_len)
     step = StepContext()
     backend = load_backend(
