@@ -152,9 +152,7 @@ class EngineConfig:
 
     kind: EngineKind = affects(EngineKind.transformers, "echo: a stand-in without a model")
     max_num_seqs: int = runtime(1024, "Most sequences in one step")
-    max_num_batched_tokens: int | None = runtime(
-        None, "Most tokens in one step; default: 16384 on a GPU, 8192 on a CPU"
-    )
+    max_num_batched_tokens: int | None = runtime(None, "Most tokens in one step; default: 16384, on a CPU 8192")
     max_model_len: int | None = affects(None, "Longest prompt + answer; default: the model's")
     gpu_memory_utilization: float = runtime(0.9, "Share of the card that weights, cache and work space may take")
     cpu_kv_cache_gib: float = runtime(2.0, "KV cache on a CPU, in GiB")
@@ -263,9 +261,7 @@ class LaunchConfig:
     sbatch: list[str] = runtime(list, "More #SBATCH options, each quoted: ['--qos=low','--constraint=h100']")
     setup: list[str] = runtime(list, "Shell lines before the task, such as ['module load cuda']")
     after: str | None = runtime(None, "Slurm job to wait for; it must end well")
-    chain: list[str] = runtime(
-        list, "Command lines after it, one by one: ['job=generate job.name=judge input.path=...']"
-    )
+    chain: list[str] = runtime(list, "Command lines after it: ['job=generate job.name=judge input.path=...']")
     leases: bool = runtime(True, "Hand out ranges as tasks get free; false splits them evenly beforehand")
     dry_run: bool = runtime(False, "Print what would be submitted and do nothing")
     task: str | None = runtime(None, "Names this process in python -m runner.status; launchers set it")

@@ -1,0 +1,70 @@
+"""Who starts when: room in the cache, places in the batch, tokens in the step."""
+
+from __future__ import annotations
+
+import pytest
+from test_engine_core import finish, make_core, request
+
+from runner.engine.scheduler import Scheduler, SchedulerConfig
+
+
+def test_admission_leaves_room_for_what_answers_turned_out_to_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SchedulerConfig(max_num_seqs=32, max_num_batched_tokens=64, max_model_len=64, block_size=4, num_blocks=60)
+
+    def preemptions(stop_below: int) -> int:
+        core = make_core(config, stop_below)
+        core.add([request(i, [i, i + 1, i + 2], max_tokens=40) for i in range(200)])
+        assert len(finish(core)) == 200
+        return core.stats().preemptions
+
+    learned = [preemptions(stop_below) for stop_below in (0, 20)]
+    monkeypatch.setattr(Scheduler, "_expected_growth", lambda self: 0)
+    assert all(1.5 * count < preemptions(stop_below) for count, stop_below in zip(learned, (0, 20), strict=True))
+
+
+def test_once_the_input_is_closed_the_longest_start_first() -> None:
+    core = make_core(SchedulerConfig(2, 64, 128, 4, 64))
+    lengths = [3, 9, 20, 5, 30, 8]
+    core.add([request(i, [i, 1], max_tokens=length) for i, length in enumerate(lengths)])
+    core.close_input()
+    assert [s.request_id for s in core.scheduler.roster.waiting] == [4, 2, 1, 5, 3, 0]
+    assert len(finish(core)) == 6
+
+
+def test_a_prefill_step_waits_until_it_is_worth_interrupting_the_running_rows() -> None:
+    core = make_core(SchedulerConfig(32, 512, 128, 4, 2000), async_batching=False)
+    core.add([request(i, [i, 1], max_tokens=3 + i) for i in range(32)])
+    core.step()
+    core.add([request(100 + i, [i, 2], max_tokens=50) for i in range(8)])
+    admitted = []
+    while len(core.scheduler.roster.waiting):
+        before = core.stats().num_running, len(core.scheduler.roster.waiting)
+        core.step()
+        admitted.append(before[1] - len(core.scheduler.roster.waiting))
+    assert max(admitted) == 4
+    assert all(count in (0, 4) for count in admitted), admitted
+
+
+def test_a_prefill_step_does_not_wait_for_more_than_fills_it() -> None:
+    core = make_core(SchedulerConfig(32, 64, 128, 4, 2000), async_batching=False)
+    core.add([request(i, [i, 1], max_tokens=3 + i) for i in range(32)])
+    core.step()
+    core.add([request(100 + i, [i] * 64, max_tokens=50) for i in range(8)])
+    while len(core.scheduler.roster.waiting) == 8:
+        core.step()
+    assert core.scheduler.slots.num_free == 0  # the first place that was free was taken
+
+
+def test_a_short_prompt_is_not_cut_for_the_last_tokens_of_a_step() -> None:
+    core = make_core(SchedulerConfig(64, 640, 128, 4, 2000), async_batching=False)
+    core.add([request(i, [i] * 9, max_tokens=3) for i in range(72)])
+    core.step()
+    assert core.stats().prompt_tokens == 64 * 9  # the places of the batch, not its tokens, were the bound
+    core = make_core(SchedulerConfig(128, 640, 128, 4, 2000), async_batching=False)
+    core.add([request(i, [i] * 9, max_tokens=3) for i in range(72)])
+    core.step()
+    assert core.stats().prompt_tokens == 639
+    core = make_core(SchedulerConfig(128, 640, 128, 4, 2000), async_batching=False)
+    core.add([request(i, [i] * 11, max_tokens=3) for i in range(72)])
+    core.step()
+    assert core.stats().prompt_tokens == 640  # a longer one is cut
