@@ -139,17 +139,20 @@ def _fitting(result: RowResult, columns: Columns) -> RowResult:
             to_batch([record], columns.data)
             records.append(record)
         except Misfit as misfit:
-            errors.append(_fitting_error(_misfit_error(result.row_id, record, misfit, columns), columns))
-    return RowResult(result.row_id, records, errors, result.dropped)
+            errors.append(_fitting_error(_misfit_error(result, record, misfit, columns), columns))
+    return replace(result, records=records, errors=errors)
 
 
-def _misfit_error(row_id: int, record: Mapping[str, Any], misfit: Misfit, columns: Columns) -> RowError:
+def _misfit_error(result: RowResult, record: Mapping[str, Any], misfit: Misfit, columns: Columns) -> RowError:
+    row = result.row
     return RowError(
-        row_id=row_id,
+        row_id=result.row_id,
         stage=Stage.PARSE,
         code="schema",
         message=str(misfit),
         raw=repr(record),
+        file=None if row is None else row.file,
+        line=None if row is None else row.line,
         source={name: record[name] for name in columns.source if name in record},
         request_index=record.get(columns.names["request_index"]),
         sample_index=record.get(columns.names["sample_index"]),

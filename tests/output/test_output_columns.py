@@ -18,7 +18,7 @@ from runner.output import Output, plan_columns
 from runner.output.columns import arrow_type
 from runner.output.convert import Misfit, to_array, to_batch
 from runner.output.entries import decode, encode
-from runner.types import RowError, RowResult, Stage
+from runner.types import RowError, RowResult, SourceRow, Stage
 
 
 def test_source_columns_come_first_then_ours_then_the_jobs():
@@ -120,12 +120,13 @@ def test_a_record_that_does_not_fit_becomes_an_error_and_takes_no_other_along(tm
     with Output.open(tmp_path / "out", spec) as output:
         output.take_range()
         output.write(RowResult(0, [record_of(0, 0)]))
-        output.write(RowResult(1, [record_of(1, 0), bad]))
+        output.write(RowResult(1, [record_of(1, 0), bad], row=SourceRow(1, {}, "rows.jsonl", 2)))
         output.write(RowResult(2, errors=[RowError(2, Stage.READ, "utf8", "bad \ud800", raw="\udfff", file="f")]))
         summary = output.finish()
     assert summary.totals.samples == 2 and summary.totals.errors == {"schema": 1, "utf8": 1}
     errors = pyarrow.dataset.dataset(tmp_path / "out/errors", format="ipc").to_table().to_pylist()
     assert (errors[0]["row_id"], errors[0]["request_index"], errors[0]["sample_index"]) == (1, 0, 1)
+    assert (errors[0]["file"], errors[0]["line"]) == ("rows.jsonl", 2)
     assert "title" in errors[0]["message"] or "topic" in errors[0]["message"]
     assert errors[1]["message"] == "bad \\ud800" and errors[1]["raw"] == "\\udfff"
 
