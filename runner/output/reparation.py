@@ -24,6 +24,8 @@ def repair(path: str | Path) -> Report:
     if report.damages:
         with guard(folder.layout):
             folder.retract_success()
+            for place in (*(folder.layout.root / kind for kind in KINDS), folder.layout.commits):
+                folder.disk.make_dir(place)  # one that was deleted is damage like any other
             for index in sorted({damage.index for damage in report.damages if damage.index is not None}):
                 _mark(folder, index, report.damages)
             for damage in report.damages:

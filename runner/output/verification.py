@@ -88,6 +88,9 @@ def _check_range(folder: Folder, commit: Commit) -> Iterator[Damage]:
             if folder.disk.size(staged) is None:
                 yield Damage(path, "is missing", commit.index)
             continue
+        if path.is_dir():
+            yield Damage(path, "is a folder", commit.index)
+            continue
         schema = folder.columns.data if kind == DATA else folder.columns.errors
         try:
             tables[kind] = check_part(folder.disk.read(path), part, schema)

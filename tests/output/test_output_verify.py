@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,11 @@ def damage_delete(out):
     (out / "data/part-00002.arrow").unlink()
 
 
+def damage_folder(out):
+    damage_delete(out)
+    (out / "data/part-00002.arrow").mkdir()
+
+
 def damage_delete_errors(out):
     (out / "errors/part-00002.arrow").unlink()
 
@@ -75,6 +81,7 @@ DAMAGES = {
     "flip": (damage_flip, [2]),
     "truncate": (damage_truncate, [2]),
     "delete": (damage_delete, [2]),
+    "folder": (damage_folder, [2]),
     "delete errors": (damage_delete_errors, [2]),
     "delete commit": (damage_delete_commit, [2]),
     "flip commit": (damage_flip_commit, [2]),
@@ -106,6 +113,17 @@ def test_damage_is_named_marked_and_healed(name, whole, spec, generate):
     assert verify(whole).damages == [] and verify(whole).notes == []
     with Output.open(whole, spec) as output:
         assert output.is_done
+
+
+@pytest.mark.parametrize("place", ["data", ".runner/commits"])
+def test_a_folder_that_is_gone_is_made_again(place, whole, spec, generate):
+    before = contents(whole)
+    shutil.rmtree(whole / place)
+    repair(whole)
+    assert verify(whole).damages == []
+    generate(whole, spec)
+    assert contents(whole) == before
+    assert verify(whole).damages == [] and verify(whole).notes == []
 
 
 def test_every_byte_of_a_part_counts(whole):
