@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import select
 import signal
 import socket
@@ -18,6 +19,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,9 @@ class EngineProcess:
         self._ready = False
         self._stats = EngineStats()
         self._early: list[Sample | TokenChunk] = []
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._postman = threading.Thread(target=self._post, name="engine-postman", daemon=True)
+        self._postman.start()
         self._send(settings)
 
     @property
@@ -97,19 +102,28 @@ class EngineProcess:
     def close(self) -> None:
         """Ends the child; safe to call again and after a failure."""
         if self._process.poll() is None:
+            self._outbox.put(bytes(ForkingPickler.dumps(Close())))
             try:
-                self._connection.send(Close())
                 self._process.wait(_CLOSE_SECONDS)
-            except (OSError, subprocess.TimeoutExpired):
+            except subprocess.TimeoutExpired:
                 self._process.kill()
         self._process.wait()
+        self._outbox.put(None)
+        self._postman.join()
         self._connection.close()
 
     def _send(self, message: object) -> None:
-        try:
-            self._connection.send(message)
-        except OSError:
-            raise self._death() from None
+        """Leaves the message to a thread: an engine that hangs reads nothing, and the watchdog must still look."""
+        if self._process.poll() is not None:
+            raise self._death()
+        self._outbox.put(bytes(ForkingPickler.dumps(message)))
+
+    def _post(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            try:
+                self._connection.send_bytes(message)
+            except OSError:
+                return  # the child has died, as whoever reads from it next will hear
 
     def _receive(self, timeout: float) -> list[Sample | TokenChunk]:
         outputs: list[Sample | TokenChunk] = []

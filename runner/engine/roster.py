@@ -38,7 +38,8 @@ class Roster:
 
     def seat(self, sequence: Sequence, hits: np.ndarray, num_fresh: int) -> int:
         """Gives the first waiting sequence a slot, the cached blocks ``hits`` and ``num_fresh`` new ones."""
-        assert self.waiting.popleft() is sequence
+        first = self.waiting.popleft()
+        assert first is sequence
         slot = self.slots.occupy(sequence)
         self.blocks.reference(hits)
         self.slots.assign_blocks(slot, np.concatenate([hits, self.blocks.allocate(num_fresh)]))

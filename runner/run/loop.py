@@ -116,8 +116,7 @@ class Loop:
             self._writer.flush()
             self._engine.drop_waiting()
             if self._stop_seen is Stop.DRAIN and self._inflight.num_rows:
-                rows = self._inflight.num_rows
-                logger.warning("interrupted: finishing the %d rows in flight first; Ctrl-C again stops at once", rows)
+                logger.warning("interrupted: finishing the answers in progress first; Ctrl-C again stops at once")
 
     def _has_room(self) -> bool:
         return self._inflight.num_samples <= REFILL_SHARE * self._max_samples and not self._is_closing

@@ -95,6 +95,21 @@ def test_a_hung_engine_is_ended(folder: Path) -> None:
     assert not alive(engine.pid)
 
 
+def test_a_hung_engine_does_not_hold_up_who_submits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.engine.process._SOCKET_BYTES", 1 << 13)
+    engine = EngineProcess(settings_for(folder), watchdog_seconds=20.0)
+    engine.submit([EngineRequest(0, [5, 6], SamplingParams(max_tokens=1), (0,))])
+    collect(engine, 1)
+    os.kill(engine.pid, signal.SIGSTOP)
+    engine._watchdog_seconds = 2.0
+    for i in range(1, 9):
+        engine.submit([EngineRequest(i, [5] * 50_000, SamplingParams(max_tokens=1), (0,))])
+    with pytest.raises(EngineError, match="no sign of life"):
+        collect(engine, 1)
+    engine.close()
+    assert not alive(engine.pid)
+
+
 @dataclass
 class SlowSettings:
     """Settings that take a while to reach the engine, as a large model takes a while to load."""

@@ -234,7 +234,7 @@ def stopped_run(level: Stop, clock: Callable[[], float] = lambda: 0.0) -> Memory
 
 def test_a_drain_finishes_what_is_in_flight_and_admits_nothing_more(caplog: pytest.LogCaptureFixture) -> None:
     writer = stopped_run(Stop.DRAIN)
-    assert "rows in flight first; Ctrl-C again stops at once" in caplog.text
+    assert "finishing the answers in progress first; Ctrl-C again stops at once" in caplog.text
     assert 8 <= len(writer.results) <= 11
     assert writer.flushes == 2
 
