@@ -70,11 +70,15 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run leaves: sums over the whole folder, whether the job is complete, and how to load it."""
+    """What a run leaves: sums over the whole folder, whether the job is complete, and how to load it.
+
+    ``is_whole`` is False too while rows are left that an earlier run asked for and this one does not.
+    """
 
     path: Path
     totals: Totals
     is_complete: bool
+    is_whole: bool
     num_parts: int
 
     @property

@@ -197,10 +197,15 @@ class Output:
                 is_told = folder.disk.size(folder.layout.success) is not None
                 if not is_told:
                     folder.write_card()
-                is_whole = folder.job.rerun is None and folder.is_complete(folder.job.num_rows)
-                if not is_told and is_whole and is_good(folder.totals()):
+                if not is_told and self._is_whole and is_good(folder.totals()):
                     folder.succeed()
-        return Summary(self.path, folder.totals(), folder.is_complete(self._spec.num_rows), len(folder.commits))
+        is_complete = folder.is_complete(self._spec.num_rows)
+        return Summary(self.path, folder.totals(), is_complete, self._is_whole, len(folder.commits))
+
+    @property
+    def _is_whole(self) -> bool:
+        """Every row that any run of the job asked for is done."""
+        return self._folder.job.rerun is None and self._folder.is_complete(self._folder.job.num_rows)
 
     def close(self) -> None:
         """Flushes, unless writing has failed, and lets the folder go. Safe to call again."""

@@ -62,6 +62,8 @@ def _work(plan: Plan, reservation: Reservation, stop: StopFlag) -> ExitCode:
                 return ExitCode.STOPPED
             summary = output.finish(budget.allows)
     log_summary(summary.path, summary.totals, summary.load_line, is_complete=summary.is_complete)
+    if summary.is_complete and not summary.is_whole:
+        logger.warning("all asked for is done, but an earlier run asked for more rows: no _SUCCESS until they are done")
     if not reservation.is_done:
         budget.check_end(summary.path, summary.totals)
     return ExitCode.DONE

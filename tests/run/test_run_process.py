@@ -49,6 +49,19 @@ def test_a_second_run_says_so_and_changes_nothing(tmp_path: Path) -> None:
     assert everything(tmp_path / "outputs") == before
 
 
+def test_a_run_that_asks_for_fewer_rows_than_one_before_says_what_is_missing(tmp_path: Path) -> None:
+    write_rows(tmp_path, 30)
+    assert echo(tmp_path, "output.rows_per_shard=10", "input.limit=20", "partition=0/2")[0] == 0
+    code, _, err = echo(tmp_path, "output.rows_per_shard=10", "input.limit=15")
+    assert code == 0
+    assert "an earlier run asked for more rows" in err
+    assert not (tmp_path / "outputs" / "generate" / "_SUCCESS").exists()
+    code, _, err = echo(tmp_path, "output.rows_per_shard=10", "input.limit=20")
+    assert code == 0
+    assert "an earlier run" not in err
+    assert (tmp_path / "outputs" / "generate" / "_SUCCESS").exists()
+
+
 def test_batch_size_never_shows_in_the_output(tmp_path: Path) -> None:
     write_rows(tmp_path, 60)
     for name, size in (("a", 1), ("b", 7), ("c", 256)):
