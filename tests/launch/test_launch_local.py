@@ -83,7 +83,9 @@ TRAPS = "trap 'exit 2' INT; trap 'exit 10' USR1; trap 'exit 15' TERM; touch up; 
 
 @pytest.mark.parametrize(("level", "number"), [(Stop.DRAIN, 2), (Stop.BRIEF, 10), (Stop.NOW, 15)])
 def test_each_stop_is_passed_on_as_its_signal(tmp_path: Path, level: Stop, number: int) -> None:
-    process = subprocess.Popen(["bash", "-c", TRAPS], cwd=tmp_path, start_new_session=True)
+    # A shell cannot trap what was ignored before it: under nohup, or in the background, SIGINT is.
+    child = ["env", "--default-signal=INT", "bash", "-c", TRAPS]
+    process = subprocess.Popen(child, cwd=tmp_path, start_new_session=True)
     while not (tmp_path / "up").exists():
         time.sleep(0.01)
     worker, stop = Worker(0, process, tmp_path / "log"), StopFlag()
