@@ -1,6 +1,7 @@
 """Wide linear layers on CUDA: a kernel of ours for the few rows of a small decode step, cuBLAS for all others.
 
-Only weights of many rows gain: they give every multiprocessor tiles of its own. The choice is made when a step runs
+Only the widest gain: on an H100 0.5 to 8 % at 28,672, 128,256 and 151,936 rows of the weight, while at 20,480 ours
+is 10 % slower than cuBLAS from 32 rows of the input on. The choice is made when a step runs
 or its graph is captured, so the compiler sees one opaque operation whatever the number of rows.
 """
 
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from runner.engine.operations import register_operation
 
-_FEWEST_FEATURES = 16_384
+_FEWEST_FEATURES = 28_672
 
 
 def is_wide(weight: Tensor) -> bool:
