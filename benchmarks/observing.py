@@ -31,6 +31,7 @@ from unittest import mock
 
 from benchmarks.durability import Nothing
 from benchmarks.echo import write_rows
+from benchmarks.workloads import TINY as USUAL_TINY
 from runner.cli.compose import compose
 from runner.config import Device, EngineConfig, LoadFormat, ModelSettings
 from runner.engine import EngineProcess, EngineSettings
@@ -54,19 +55,7 @@ from runner.types import Completion, EngineClient, EngineStats, RowResult
 
 NUM_SEQS = 64
 ABBA = (True, False, False, True)  # whether a run is watched
-TINY = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 256,
-    "max_position_embeddings": 1024,
-    "tie_word_embeddings": True,
-    "dtype": "float32",
-}
+TINY = USUAL_TINY | {"vocab_size": 256, "max_position_embeddings": 1024, "dtype": "float32"}
 
 
 class Call(NamedTuple):
