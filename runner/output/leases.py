@@ -114,5 +114,7 @@ class Leases:
             try:
                 self._disk.touch(self._holder)
             except StorageError as error:
+                if isinstance(error.__cause__, FileNotFoundError):  # the job is done, and leases are no more
+                    return
                 _log.warning("no further signs of life, others may take this attempt's ranges: %s", error)
                 return

@@ -5,6 +5,7 @@ Everything here runs on one thread; `runner.output.writer` is the only caller wh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from runner.output.ranges import OpenRange, totals_of
 from runner.output.shards import build, write_part
 from runner.types import RowResult
 
+_log = logging.getLogger(__name__)
 _SEGMENT_BYTES = 16 << 20
 
 
@@ -151,16 +153,27 @@ class Ledger:
             self._full_journals.remove(journal)
 
     def _commit(self, item: OpenRange) -> None:
-        commit = self._stage(item)
         folder = self._folder
-        if write_commit(folder.disk, folder.layout, commit):
+        try:
+            commit = self._stage(item)
+            has_won = write_commit(folder.disk, folder.layout, commit)
+        except StorageError as error:
+            if not self._is_swept(item, error):
+                raise
+            has_won = False
+        if has_won:
             folder.publish(commit)
             folder.sync_parts()
             folder.add_commit(commit)
             folder.refresh_card()
         else:
-            self._yield_to_winner(commit)
+            self._yield_to_winner(item)
         self._recount(item)
+
+    def _is_swept(self, item: OpenRange, error: StorageError) -> bool:
+        """Whether a file is missing because others did the range, ended the job and swept the folder meanwhile."""
+        newest = newest_generations(self._folder.disk, self._folder.layout)
+        return isinstance(error.__cause__, FileNotFoundError) and self._is_fenced(item.index, newest.get(item.index, 0))
 
     def _recount(self, item: OpenRange) -> None:
         """Counts a range by its commit, in the place of what it was counted by before."""
@@ -223,12 +236,18 @@ class Ledger:
             with suppress(StorageError):
                 self._folder.disk.unlink(path)
 
-    def _yield_to_winner(self, commit: Commit) -> None:
+    def _yield_to_winner(self, item: OpenRange) -> None:
         """Another attempt committed this range first: its parts count, ours go."""
         folder = self._folder
-        self._unstage(self._staged_paths(commit.index, commit.generation).values())
-        generation = newest_generations(folder.disk, folder.layout)[commit.index]
-        folder.add_commit(read_commit(folder.disk, folder.layout, commit.index, generation))
+        self._unstage(self._staged_paths(item.index, item.generation).values())
+        generation = newest_generations(folder.disk, folder.layout)[item.index]
+        folder.disk.sync_dir(folder.layout.commits)  # the record's writer may not have come to that yet
+        folder.add_commit(read_commit(folder.disk, folder.layout, item.index, generation))
+        _log.warning(
+            "rows %d to %d: another process took them over, as this one gave no sign of life; its answers stay",
+            item.start,
+            item.stop - 1,
+        )
 
 
 def journal_schema(folder: Folder) -> pa.Schema:

@@ -15,7 +15,9 @@ from runner.output.commits import Commit, newest_generations, read_commit
 from runner.output.disk import Disk
 from runner.output.folder import Folder
 from runner.output.job import columns_of, read_job
-from runner.output.layout import DATA, ERRORS, KINDS, Layout, part_index
+from runner.output.journal import read_journal
+from runner.output.layout import DATA, ERRORS, KINDS, Layout, journal_key, part_index
+from runner.output.ledger import journal_schema
 from runner.output.lock import held_locks
 from runner.output.ranges import bounds, is_covered, num_ranges
 from runner.output.sealed import Broken, unseal
@@ -147,6 +149,20 @@ def _check_completeness(folder: Folder, report: Report) -> None:
             report.damages.append(Damage(path, "the job is marked as done, and this range has no commit", index))
     if num_left and not was_done:
         report.notes.append(f"{num_left} of {num_ranges(job, job.num_rows)} ranges are left; run the job to go on")
+        if num_rows := _num_journalled(folder):
+            report.notes.append(f"{num_rows} finished rows of them are in journals")
+
+
+def _num_journalled(folder: Folder) -> int:
+    """Rows that a next run need not do again. Of a journal that is not whole, reading it says so."""
+    if folder.job.rerun is not None:  # its rows count as done
+        return 0
+    disk, layout, rows = folder.disk, folder.layout, set[int]()
+    for name in filter(journal_key, disk.names(layout.journals)):
+        for batch in read_journal(disk, layout.journals / name, journal_schema(folder)):
+            rows.update(batch.column(0).to_pylist())
+    size = folder.job.rows_per_shard
+    return sum(not is_covered(folder.commits.get(row // size), row + 1) for row in rows)
 
 
 def _check_success(folder: Folder, report: Report) -> None:

@@ -45,6 +45,18 @@ def test_a_late_attempt_leaves_nothing_in_a_job_that_is_done(tmp_path, spec, gen
     assert report.damages == report.notes == []
 
 
+def test_a_late_attempt_gives_way_also_when_its_stage_is_gone(tmp_path, spec, generate, caplog):
+    stale = begin(tmp_path / "out", spec, 2)
+    write(stale, range(8))
+    generate(tmp_path / "out", spec)
+    write(stale, range(8, 16))
+    assert "rows 8 to 15: another process took them over" in caplog.text
+    assert stale.finish().is_complete
+    stale.close()
+    report = verify(tmp_path / "out")
+    assert report.damages == report.notes == []
+
+
 def test_a_journal_stays_while_it_holds_rows_that_nobody_committed(tmp_path, spec):
     path = tmp_path / "out"
     stale = begin(path, spec, 2)
@@ -76,6 +88,15 @@ def test_a_journal_outlives_a_commit_of_its_own_that_may_not_be_durable(tmp_path
     output.close()
     assert "part-00000.g1.json" in names(path, "commits")
     assert names(path, "journals") == ["000001-0001.arrows"]
+
+
+def test_a_journal_outlives_the_commit_of_another_that_may_not_be_durable(tmp_path):
+    path = tmp_path / "out"
+    stale = begin(path, tiny_spec(), disk=UnsafeCommit())
+    with begin(path, tiny_spec()) as other:
+        write(other, range(8))
+    with pytest.raises(StorageError, match="Input/output error"):
+        write(stale, range(8))
 
 
 class SlowRemoval(Disk):

@@ -159,6 +159,25 @@ def test_an_unfinished_job_is_no_damage(tmp_path, spec):
     assert report.damages == [] and report.notes == ["6 of 7 ranges are left; run the job to go on"]
 
 
+def test_what_journals_hold_is_told_and_where_one_is_damaged(tmp_path, spec, caplog):
+    path = tmp_path / "out"
+    with Output.open(path, spec) as output:
+        output.take_range()
+        for row in (0, 1, 2):
+            output.write(result_of(row))
+            output.flush()
+    assert verify(path).notes == [
+        "7 of 7 ranges are left; run the job to go on",
+        "3 finished rows of them are in journals",
+    ]
+    assert caplog.text == ""
+    (journal,) = (path / ".runner/journals").iterdir()
+    journal.write_bytes(journal.read_bytes()[:-100])
+    report = verify(path)
+    assert report.damages == [] and report.notes[1] == "2 finished rows of them are in journals"
+    assert f"{journal} ends in a damaged batch" in caplog.text
+
+
 def test_lines_that_are_there_twice_are_found_behind_a_right_hash(whole, spec):
     commit = read_commits(Disk(), Layout(whole))[1]
     data = check_part((whole / "data/part-00001.arrow").read_bytes(), commit.data, spec.columns.data)
