@@ -54,12 +54,17 @@ def summary(survey: Survey) -> str:
 
 
 def shown(survey: Survey) -> list[Attempt]:
-    """The newest attempt of each fixed partition, and of the leasing ones those that run or did something."""
+    """The newest attempt of each fixed partition, and of the leasing ones those that run or did something.
+
+    Until the job is done also the newest of each task: it may have died before it did.
+    """
     newest = {attempt.partition: attempt for attempt in survey.attempts if attempt.partition in survey.shares}
+    last = {} if survey.is_done else {attempt.task: attempt.number for attempt in survey.attempts}
     leasing = [
         attempt
         for attempt in survey.attempts
-        if attempt.partition not in survey.shares and (attempt.is_running or attempt.has_progress)
+        if attempt.partition not in survey.shares
+        and (attempt.is_running or attempt.has_progress or attempt.number == last.get(attempt.task))
     ]
     return [*sorted(newest.values(), key=lambda attempt: _place(attempt.partition)), *leasing]
 

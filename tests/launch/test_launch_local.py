@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from runner.launch import find
 from runner.launch.cards import visible_cards
 from runner.launch.launchers.local import Worker, watch
 from runner.launch.work import prepare as work_of
-from runner.output import Surveyor
+from runner.output import Attempt, Survey, Surveyor
+from runner.output.commits import Totals
 from runner.signals import Stop, StopFlag
-from runner.status import describe
+from runner.status import describe, shown
 from tests.launch.fleet import SLOW, prepare, process_of, wait_for_parts
 from tests.run.commands import ROOT, command, digests, start
 
@@ -62,8 +64,25 @@ def test_a_process_that_dies_does_not_stop_the_others(tmp_path: Path) -> None:
     os.kill(process_of("local-1"), signal.SIGKILL)
     _, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
-    assert "process 1 ended with -9" in err
+    assert "process 1 was ended by signal 9" in err
     assert digests(tmp_path / "out") == whole
+
+
+def test_status_shows_who_died_before_it_finished_a_row() -> None:
+    """Its last life, until the job is done."""
+
+    def leasing(number: int, task: str, *, has_progress: bool = False) -> Attempt:
+        return Attempt(number, "auto", task, "node", number, 0.0, 0.0, 0, has_progress, is_running=False)
+
+    attempts = (
+        leasing(1, "local-0", has_progress=True),
+        leasing(2, "local-1"),
+        leasing(3, "local-0"),
+        leasing(4, "local-1"),
+    )
+    survey = Survey(None, 0, Totals(), is_done=False, attempts=attempts, shares={})  # type: ignore[arg-type]
+    assert shown(survey) == [attempts[0], *attempts[2:]]
+    assert shown(replace(survey, is_done=True)) == [attempts[0]]
 
 
 def test_a_stop_reaches_all_and_the_same_command_goes_on(tmp_path: Path) -> None:
@@ -169,7 +188,7 @@ def test_each_process_gets_a_card_of_its_own_and_one_that_fails_stops_no_other(
     assert all(
         f"arguments -m runner {given[0]} " in log and f"launch.task=local-{i}" in log for i, log in enumerate(logs)
     )
-    assert "one each on card GPU-a, GPU-b" in caplog.text and "process 0 ended with 1" in caplog.text
+    assert "one each on card GPU-a, GPU-b" in caplog.text and "process 0 ended with exit code 1" in caplog.text
 
 
 def test_starting_processes_loads_no_torch(tmp_path: Path) -> None:

@@ -148,7 +148,11 @@ def _reap(workers: list[Worker]) -> None:
             continue
         worker.code = worker.process.returncode
         if worker.code not in (ExitCode.DONE, ExitCode.STOPPED):
-            logger.warning("process %d ended with %d: %s", worker.number, worker.code, _last_line(worker.log))
+            logger.warning("process %d %s: %s", worker.number, _end(worker.code), _last_line(worker.log))
+
+
+def _end(code: int) -> str:
+    return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
 def _last_line(path: Path) -> str:
