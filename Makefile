@@ -8,7 +8,7 @@ ARGS ?=
 WORKERS ?= 2
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help run test check test-faults test-slurm test-ray test-s3 test-fuzz test-report bench clean
+.PHONY: help run test check test-faults test-slurm test-ray test-remote test-fuzz test-report bench clean
 .DEFAULT_GOAL := help
 
 help:  ## List these commands
@@ -44,11 +44,11 @@ test-ray: $(VENV)/.installed-dev  ## Tasks on a real Ray of this machine, with a
 	$(PYTEST) tests/launch/test_launch_ray.py $(ARGS)
 
 # In an environment of its own over the other one: s3fs needs an older python-dateutil than the tested one.
-test-s3: $(VENV)/.installed-dev  ## Input from a real S3 server of this machine, and over HTTP; installs s3fs and moto
-	$(PY) -m venv $(VENV)/s3
-	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(VENV)/s3/lib/python3.*/site-packages)/main.pth
-	$(VENV)/s3/bin/python -m pip install --quiet --disable-pip-version-check s3fs "moto[server]>=5"
-	HF_HUB_OFFLINE=1 $(VENV)/s3/bin/python -m pytest tests/input/test_input_s3.py $(ARGS)
+test-remote: $(VENV)/.installed-dev  ## Input from S3 and Google Cloud servers of this machine, and over HTTP; installs drivers
+	$(PY) -m venv $(VENV)/remote
+	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(VENV)/remote/lib/python3.*/site-packages)/main.pth
+	$(VENV)/remote/bin/python -m pip install --quiet --disable-pip-version-check s3fs gcsfs "moto[server]>=5" gcp-storage-emulator
+	HF_HUB_OFFLINE=1 $(VENV)/remote/bin/python -m pytest tests/input/test_input_s3.py tests/input/test_input_gs.py $(ARGS)
 
 bench: $(VENV)/.installed  ## Time the engine beside model.generate on this CPU; benchmarks/ has the others
 	$(PY) benchmarks/cpu.py $(ARGS)

@@ -6,6 +6,7 @@ addresses are recorded with the job.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -124,6 +125,7 @@ def _filesystem(address: str) -> Any:
         )
     import fsspec  # type: ignore[import-untyped]
 
+    logging.getLogger(_DRIVERS[scheme]).addFilter(_without_traceback)
     try:
         with _one_line(address):
             return fsspec.core.url_to_fs(address)[0]
@@ -132,6 +134,12 @@ def _filesystem(address: str) -> Any:
             f"input.path={address!r}: {scheme}:// needs the package {_DRIVERS[scheme]}; "
             f"pip install {_DRIVERS[scheme]}, or copy the file to this machine"
         ) from None
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Some drivers log each failed attempt with its traceback; what comes of it is raised, and told in one line."""
+    record.exc_info = None
+    return True
 
 
 @contextmanager

@@ -1,9 +1,7 @@
-"""Input from S3 and over HTTP for real: s3fs and aiohttp against a moto server of this machine (make test-s3)."""
+"""Input from S3 and over HTTP for real: s3fs and aiohttp against a moto server of this machine (make test-remote)."""
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import subprocess
 import sys
@@ -11,41 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 import pytest
+from remote_rows import LINES, OBJECTS, ROWS, values
 
 from runner.config import InputConfig
 from runner.errors import ConfigError, StorageError
 from runner.input import Change, InventoryReader, build_inventory, compare_inventory
-from runner.types import SourceRow
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = [{"prompt": f"question {i} " + "x" * 50, "n": i} for i in range(5000)]
-LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
-
-
-def parquet_bytes() -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(ROWS), sink, row_group_size=1000)
-    return sink.getvalue().to_pybytes()
-
-
-def arrow_bytes() -> bytes:
-    sink = pa.BufferOutputStream()
-    table = pa.Table.from_pylist(ROWS)
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=700)
-    return sink.getvalue().to_pybytes()
-
-
-OBJECTS = {
-    "a.jsonl": LINES,
-    "a.jsonl.gz": gzip.compress(LINES),
-    "a.parquet": parquet_bytes(),
-    "a.arrow": arrow_bytes(),
-}
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +57,6 @@ def environment(endpoint: str) -> dict[str, str]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-
-
-def values(path: Any, start: int = 0, stop: int = sys.maxsize) -> list[dict[str, Any]]:
-    reader = InventoryReader(build_inventory(InputConfig(path=path)))
-    return [row.values for row in reader.read(start, stop) if isinstance(row, SourceRow)]
 
 
 @pytest.mark.parametrize("name", OBJECTS)

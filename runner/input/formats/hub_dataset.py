@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 
 import pyarrow as pa
 
-from runner.errors import ConfigError
+from runner.errors import ConfigError, StorageError
 from runner.input.arrow_rows import rows_of
 from runner.input.formats.base import Scan, Span, Tick
 from runner.input.schema import ObservedRows, plain_schema
@@ -74,10 +74,10 @@ class DatasetFormat:
 
     def read(self, span: Span, schema: pa.Schema) -> Iterator[SourceRow | RowError]:
         row = span.start
-        with _one_line(span.path):
+        with _read_on(span.path):
             tables = _tables(_open(span.path).skip(span.start))
         while row < span.stop:
-            with _one_line(span.path):
+            with _read_on(span.path):
                 table = next(tables, None)
             if table is None:
                 raise ConfigError(f"input.path: {span.path} ends at row {row}; it was longer when the job was created")
@@ -125,8 +125,24 @@ def _one_line(path: str) -> Iterator[None]:
     except ConfigError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"input.path={path} cannot be streamed ({type(error).__name__}: {reason}); check its name and the network, "
+            f"input.path={path} cannot be streamed ({_reason(error)}); check its name and the network, "
             "or give a local folder"
         ) from error
+
+
+@contextmanager
+def _read_on(path: str) -> Iterator[None]:
+    """The same once it has been read to its end: then its name is right, and a restart may find it well again."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise StorageError(
+            f"input.path: {path} cannot be read on ({_reason(error)}); run again once it can be"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
