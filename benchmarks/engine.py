@@ -112,6 +112,7 @@ class HiddenEnds:
         self._lengths = lengths
         self._end = np.zeros(table.num_slots, np.int32)
         self.times = runner.times
+        self.prepare = runner.prepare
         self.recover = runner.recover
 
     def launch(self, plan: StepPlan, table: SlotTable) -> Launched:

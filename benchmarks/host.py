@@ -21,7 +21,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from runner.engine.batch import BatchBuilder, packet_capacity
 from runner.engine.core import EngineCore
-from runner.engine.model_runner import DeviceTimes
+from runner.engine.device_times import DeviceTimes
 from runner.engine.plan import StepPlan
 from runner.engine.results import StepResults
 from runner.engine.scheduler import Scheduler, SchedulerConfig
@@ -52,6 +52,9 @@ class NoDevice:
         self.words += self._builder.build(plan, table.block_table, table.length, self._packet).size
         self.seconds += time.perf_counter() - started
         return Launched(plan, np.full(len(plan.sampled), 7, np.int32))
+
+    def prepare(self, launched: Launched, num_rows: int) -> None:
+        pass
 
     def results(self, launched: Launched) -> StepResults:
         return StepResults(launched.tokens, np.zeros_like(launched.tokens))

@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from runner.engine.model_runner import DeviceTimes, Launched
+from runner.engine.device_times import DeviceTimes
+from runner.engine.model_runner import Launched
 from runner.engine.plan import StepPlan
 from runner.engine.results import StepResults
 from runner.engine.scheduler import Scheduler
@@ -29,6 +30,8 @@ class Runner(Protocol):
     times: DeviceTimes
 
     def launch(self, plan: StepPlan, table: SlotTable) -> Launched: ...
+
+    def prepare(self, launched: Launched, num_rows: int) -> None: ...
 
     def results(self, launched: Launched) -> StepResults: ...
 
@@ -100,6 +103,7 @@ class EngineCore:
             self._in_flight.append(self.runner.launch(plan, self.scheduler.slots))
         except torch.OutOfMemoryError:
             return self._accept_all_but(0) + self._shrink([plan])
+        self.runner.prepare(self._in_flight[-1], self.scheduler.num_expected)
         return self._accept_all_but(1 if self.async_batching else 0)
 
     def stats(self) -> EngineStats:

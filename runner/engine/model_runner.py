@@ -14,6 +14,7 @@ from runner.engine.attention.metadata import AttentionBatch
 from runner.engine.batch import BatchBuilder, Packet, Section, packet_capacity
 from runner.engine.device import Buffer, Device, Event
 from runner.engine.device_slots import DeviceSlots
+from runner.engine.device_times import DeviceTimes
 from runner.engine.graphs import DecodeGraphs
 from runner.engine.layers import StepContext
 from runner.engine.plan import StepPlan
@@ -31,36 +32,12 @@ class Launched:
     """A step on its way: its results are in ``buffer`` once ``event`` has passed."""
 
     plan: StepPlan
+    variant: Variant
     layout: ResultLayout
     buffer: Buffer
     event: Event
     begin: Event  # of the step on the compute stream
     end: Event
-
-
-@dataclass(slots=True)
-class DeviceTimes:
-    """Where the device's time went, in seconds since the start."""
-
-    prefill: float = 0.0
-    decode: float = 0.0
-    idle: float = 0.0
-    _last: Event | None = None
-
-    def add(self, launched: Launched) -> None:
-        """Counts a step whose results are in; steps come in their order."""
-        seconds = launched.end.seconds_since(launched.begin)
-        if launched.plan.chunks:
-            self.prefill += seconds
-        else:
-            self.decode += seconds
-        if self._last is not None:
-            self.idle += launched.begin.seconds_since(self._last)
-        self._last = launched.end
-
-    def pause(self) -> None:
-        """There was no work until now: that is not the device idling between steps."""
-        self._last = None
 
 
 class ModelRunner:
@@ -123,12 +100,22 @@ class ModelRunner:
         end = device.compute.record()
         device.d2h.wait(end)
         device.d2h.enqueue(_copy(device_out, host_out, layout.size), reads=[device_out], writes=[host_out])
-        return Launched(plan, layout, host_out, device.d2h.record(), begin, end)
+        return Launched(plan, step.variant, layout, host_out, device.d2h.record(), begin, end)
+
+    def prepare(self, launched: Launched, num_rows: int) -> None:
+        """While the device works on a long prefill step: gets graphs ready for up to ``num_rows`` decode rows.
+
+        Half of the step's time is left for the host's own work on the next one.
+        """
+        if self._graphs and launched.plan.chunks and launched.variant is not Variant.FULL:
+            spare = self.times.expected(launched.plan.num_prefill_tokens) / 2
+            rows, kind = self._num_rows(num_rows), launched.variant
+            self._device.compute.enqueue(lambda: self._capture_ahead(rows, kind, spare))
 
     def results(self, launched: Launched) -> StepResults:
         """Waits for a step."""
         launched.event.synchronize()
-        self.times.add(launched)
+        self.times.add(launched.begin, launched.end, launched.plan.num_prefill_tokens)
         return launched.layout.read(launched.buffer.host_read())
 
     def recover(self) -> None:
@@ -141,8 +128,7 @@ class ModelRunner:
         """One step on the compute stream."""
         self._apply(step, data)
         prefills = bool(step.packet.token_ids.count)
-        # The arithmetic of a row may depend on how many there are: deterministic steps have one size.
-        num_rows = self._config.max_num_seqs if self._config.deterministic else step.num_decode
+        num_rows = self._num_rows(step.num_decode)
         logprobs = _logprobs_buffer(step.layout, step.layout.num_rows if prefills else num_rows, out.device)
         if prefills:
             tokens, status = self._prefill(step, data, logprobs)
@@ -152,6 +138,15 @@ class ModelRunner:
             tokens, status = self._decode(num_rows, step.variant, logprobs)
         if step.layout.num_rows:
             step.layout.write(out, tokens, status, logprobs)
+
+    @torch.inference_mode()  # as steps run: else the compiler would compile all anew, in the midst of a capture
+    def _capture_ahead(self, num_rows: int, variant: Variant, seconds: float) -> None:
+        assert self._graphs
+        self._graphs.capture_ahead(num_rows, variant, seconds)
+
+    def _num_rows(self, num_decode: int) -> int:
+        """The arithmetic of a row may depend on how many there are: deterministic steps have one size."""
+        return self._config.max_num_seqs if self._config.deterministic else num_decode
 
     def _decode(self, num_rows: int, variant: Variant, logprobs: LogprobsBuffer | None = None) -> tuple[Tensor, Tensor]:
         """One token for each of the first ``num_rows`` rows: their (tokens, status), int32 [num_rows]."""

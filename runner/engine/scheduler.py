@@ -87,6 +87,11 @@ class Scheduler:
         """True while any sequence waits, runs or drains."""
         return bool(self.roster.waiting) or self.roster.num_occupied > 0
 
+    @property
+    def num_expected(self) -> int:
+        """Most rows that decode at once, as far as is known now."""
+        return min(self.max_running, self.roster.num_occupied + len(self.roster.waiting))
+
     def schedule(self) -> StepPlan | None:
         """The next step, or None when nothing can be launched before more results are in."""
         plan = StepPlan(np.empty(0, np.int32))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runner.engine.model_runner import DeviceTimes
+from runner.engine.device_times import DeviceTimes
 from runner.engine.plan import StepPlan
 from runner.engine.results import StepResults
 from runner.engine.slots import SlotTable
@@ -61,6 +61,9 @@ class StubRunner:
                 tokens.append(token)
         values = np.array(tokens, np.int32)
         return StubLaunched(plan, values, (values < self._stop_below).astype(np.int32))
+
+    def prepare(self, launched: StubLaunched, num_rows: int) -> None:
+        pass
 
     def results(self, launched: StubLaunched) -> StepResults:
         return StepResults(launched.tokens, launched.status)

@@ -102,6 +102,7 @@ class _Counted:
         self._recorder = recorder
         self.times = runner.times
         self.results = runner.results
+        self.prepare = runner.prepare
         self.recover = runner.recover
 
     def launch(self, plan: StepPlan, table: SlotTable) -> Launched:

@@ -1,0 +1,38 @@
+"""Where the device's time goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.engine.device import Event
+
+
+@dataclass(slots=True)
+class DeviceTimes:
+    """Seconds since the start, by kind of step."""
+
+    prefill: float = 0.0
+    decode: float = 0.0
+    idle: float = 0.0
+    prefill_tokens: int = 0
+    _last: Event | None = None
+
+    def add(self, begin: Event, end: Event, num_prefill_tokens: int) -> None:
+        """Counts a step whose results are in; steps come in their order."""
+        seconds = end.seconds_since(begin)
+        if num_prefill_tokens:
+            self.prefill += seconds
+            self.prefill_tokens += num_prefill_tokens
+        else:
+            self.decode += seconds
+        if self._last is not None:
+            self.idle += begin.seconds_since(self._last)
+        self._last = end
+
+    def expected(self, num_prefill_tokens: int) -> float:
+        """Of a prefill step, by those before it; 0 without any."""
+        return self.prefill / self.prefill_tokens * num_prefill_tokens if self.prefill_tokens else 0.0
+
+    def pause(self) -> None:
+        """There was no work until now: that is not the device idling between steps."""
+        self._last = None
