@@ -12,7 +12,7 @@ from runner.cli.compose import compose
 from runner.errors import ConfigError
 from runner.launch.slurm_script import script, warning_seconds
 from runner.launch.work import launch_arguments, prepare
-from tests.run.commands import command
+from tests.run.commands import command, write_rows
 
 GENERATE = ("job=generate", "input.path=rows.jsonl", "engine=echo", "launch=slurm")
 
@@ -124,15 +124,23 @@ def test_a_chain_takes_over_the_launcher_but_not_its_place(tmp_path: Path) -> No
 
 
 def test_dry_run_prints_the_script_and_makes_nothing(tmp_path: Path) -> None:
+    write_rows(tmp_path, 1)
     code, out, _ = command(tmp_path, *GENERATE, "launch.dry_run=true", "launch.array=3")
     assert code == 0
     assert out.startswith("#!/bin/bash\n#SBATCH")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_an_input_that_is_not_there_is_refused_at_once_unless_a_job_before_makes_it(tmp_path: Path) -> None:
+    code, out, err = command(tmp_path, *GENERATE, "launch.dry_run=true")
+    assert code == 64 and out == "" and "input.path='rows.jsonl' does not exist" in err
+    assert command(tmp_path, *GENERATE, "launch.dry_run=true", "launch.after=7")[0] == 0
 
 
 def test_a_chain_that_cannot_go_on_is_refused_before_anything_is_submitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write_rows(tmp_path, 1)
     (tmp_path / "bin").mkdir()
     sbatch = tmp_path / "bin" / "sbatch"
     sbatch.write_text(f"#!/bin/sh\ntouch {tmp_path}/submitted\necho 7\n")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from runner.errors import ConfigError, ExitCode
+from runner.input.files import expand
 from runner.launch.slurm_script import script
 from runner.launch.work import Work, launch_arguments
 from runner.signals import StopFlag
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 def launch(work: Work, stop: StopFlag) -> ExitCode:
     """Writes the script beside the output and submits it, then the chain; with launch.dry_run only shows it."""
+    if not work.settings.after:  # else the job before may be what makes the input
+        expand(work.config.input.path, work.folder)  # what is not there is not to be found out from a queue
     text = script(work)
     if work.settings.dry_run:
         sys.stdout.write(text)
