@@ -35,6 +35,14 @@ def test_each_fault_counts_under_its_name() -> None:
     assert guard.totals["duplicate"] == 1
 
 
+def test_equal_answers_are_known_again_among_many() -> None:
+    guard = QualityGuard(GuardConfig(window=10_000))
+    for text in [f"answer {i}" for i in range(20_000)] * 2:
+        guard.add(answer(text), True)
+    assert 19_800 <= guard.totals["duplicate"] <= 20_000  # a place may be taken by another one
+    assert guard.rates["duplicate"] > 0.98
+
+
 def test_rates_roll() -> None:
     guard = guarded([("", STOP, True)] * 4 + [(text, STOP, True) for text in "abcd"])
     assert guard.rates["empty"] == 0
