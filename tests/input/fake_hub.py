@@ -54,7 +54,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve({})
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self._serve({})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
