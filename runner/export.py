@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import base64
+import fcntl
+import glob
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -138,12 +140,26 @@ def _whole_or_nothing(target: Path) -> Iterator[Path]:
     """A path beside the target to write to; on success its file is made durable and gets the target's name."""
     path = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        yield path
-        sync_path(path)
-        path.rename(target)
-        sync_path(target.parent)
+        with path.open("wb") as claim:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _sweep(target, path)
+            yield path
+            sync_path(path)
+            path.rename(target)
+            sync_path(target.parent)
     finally:
         path.unlink(missing_ok=True)
+
+
+def _sweep(target: Path, own: Path) -> None:
+    """Removes what killed exports to this target have left: nobody holds their locks."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        with suppress(OSError):  # another one's, or gone
+            if path != own:
+                with path.open("rb") as left:
+                    fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                _log.info("removed %s, which a killed export has left", path)
 
 
 def _part(folder: Folder, commit: Commit) -> pa.Table:

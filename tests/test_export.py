@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import fcntl
 import json
 import os
 import shutil
@@ -165,3 +166,15 @@ def test_wrong_arguments_are_one_line_and_64(
     out: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(out) if argument == "DIR" else argument for argument in arguments]) == ExitCode.REFUSED
+
+
+def test_what_a_killed_export_left_is_swept_and_that_of_a_live_one_is_not(out: Path) -> None:
+    left, live, other = (
+        out.parent / name for name in (".facts.jsonl.1.tmp", ".facts.jsonl.2.tmp", ".other.jsonl.3.tmp")
+    )
+    for path in (left, live, other):
+        path.write_bytes(b"half")
+    with live.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert export(out, "jsonl").path == out.parent / "facts.jsonl"
+    assert files(out.parent) == [".facts.jsonl.2.tmp", ".other.jsonl.3.tmp", "facts", "facts.jsonl"]
