@@ -16,7 +16,8 @@ Marks exactly the damaged ranges of an output folder, so that the job's command 
 
   python -m runner.repair DIR
 
-Exit codes: 0 whole or marked, 64 no output folder, 73 a run is active.
+Exit codes: 0 whole or marked, 64 no output folder, 73 a run is active,
+74 the disk does not give a file: nothing was marked.
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.errors import LockedError
+from runner.errors import LockedError, StorageError
 from runner.output.commits import Commit, Totals, newest_generations, write_commit
 from runner.output.folder import Folder, guard
 from runner.output.layout import KINDS
@@ -17,10 +17,12 @@ def repair(path: str | Path) -> Report:
 
     Damaged and foreign files move to `.runner/damaged/`; good ranges are not touched. All that is deleted is what is
     left in the stage and the journals of a job that is done and whole.
-    Raises as `verify` does.
+    Raises as `verify` does, and StorageError, with nothing marked, where the disk does not give a file.
     """
     report = verify(path)
     folder = report.folder
+    if report.unreadable:
+        raise StorageError(f"{report.unreadable[0]}; nothing was marked: repair again once the disk gives it")
     if report.damages:
         with guard(folder.layout):
             folder.retract_success()

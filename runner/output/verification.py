@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
 
-from runner.errors import ConfigError, DamageError, LockedError
+from runner.errors import ConfigError, DamageError, LockedError, StorageError
 from runner.output.columns import Columns
-from runner.output.commits import Commit, newest_generations, read_commit
+from runner.output.commits import Commit, Part, newest_generations, read_commit
 from runner.output.disk import Disk
 from runner.output.folder import Folder
 from runner.output.job import columns_of, read_job
@@ -38,11 +39,29 @@ class Damage:
 
 @dataclass
 class Report:
-    """What `verify` found. ``notes`` are no damage: work that is left, files that no longer serve."""
+    """What `verify` found. ``notes`` are no damage: work that is left, files that no longer serve.
+
+    What is in ``unreadable`` the disk did not give: it may be whole.
+    """
 
     folder: Folder
     damages: list[Damage] = field(default_factory=list)
+    unreadable: list[Damage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def doubtful(self) -> set[int | None]:
+        """The ranges that are damaged or could not be read."""
+        return {damage.index for damage in (*self.damages, *self.unreadable)}
+
+    @contextmanager
+    def reading(self, path: Path, index: int | None = None) -> Iterator[None]:
+        """Notes that the disk does not give a file, and goes on with the next."""
+        try:
+            yield
+        except StorageError as error:
+            reason = getattr(error.__cause__, "strerror", None) or error
+            self.unreadable.append(Damage(path, f"cannot be read ({reason})", index))
 
 
 def open_idle(path: str | Path) -> Folder:
@@ -60,47 +79,56 @@ def verify(path: str | Path) -> Report:
     """Checks that every committed row is there exactly once, bit by bit as it was written."""
     folder = open_idle(path)
     report = Report(folder)
-    report.damages.extend(_load_commits(folder))
-    damaged = {damage.index for damage in report.damages}
+    _load_commits(folder, report)
+    without_commit = report.doubtful
     for index, commit in folder.commits.items():
-        if not commit.is_tombstone and index not in damaged:
-            report.damages.extend(_check_range(folder, commit))
-    report.damages.extend(_extra_files(folder, damaged))
+        if not commit.is_tombstone and index not in without_commit:
+            _check_range(folder, commit, report)
+    report.damages.extend(_extra_files(folder, without_commit))
     _check_completeness(folder, report)
     _check_success(folder, report)
     return report
 
 
-def _load_commits(folder: Folder) -> Iterator[Damage]:
-    """Reads the records that count into the folder; those that cannot be read are damages."""
+def _load_commits(folder: Folder, report: Report) -> None:
+    """Reads the records that count into the folder; those that cannot be understood are damages."""
     for index, generation in sorted(newest_generations(folder.disk, folder.layout).items()):
+        path = folder.layout.commit(index, generation)
         try:
-            folder.add_commit(read_commit(folder.disk, folder.layout, index, generation))
+            with report.reading(path, index):
+                folder.add_commit(read_commit(folder.disk, folder.layout, index, generation))
         except DamageError:
-            path = folder.layout.commit(index, generation)
-            yield Damage(path, "the commit record is not what was written", index)
+            report.damages.append(Damage(path, "the commit record is not what was written", index))
 
 
-def _check_range(folder: Folder, commit: Commit) -> Iterator[Damage]:
+def _check_range(folder: Folder, commit: Commit, report: Report) -> None:
     tables: dict[str, pa.Table] = {}
     for kind, part in commit.parts():
         path = folder.layout.part(kind, commit.index)
-        if folder.disk.size(path) is None:
-            staged = folder.layout.staged(commit.attempt, kind, commit.index, commit.generation)
-            if folder.disk.size(staged) is None:
-                yield Damage(path, "is missing", commit.index)
-            continue
-        if path.is_dir():
-            yield Damage(path, "is a folder", commit.index)
-            continue
-        schema = folder.columns.data if kind == DATA else folder.columns.errors
-        try:
-            tables[kind] = check_part(folder.disk.read(path), part, schema)
-        except ValueError as error:
-            yield Damage(path, str(error), commit.index)
+        with report.reading(path, commit.index):
+            try:
+                table = _read_part(folder, commit, kind, part)
+            except ValueError as error:
+                report.damages.append(Damage(path, str(error), commit.index))
+                continue
+            if table is not None:
+                tables[kind] = table
     if DATA in tables and (commit.errors is None or ERRORS in tables):
         for reason in row_faults(commit, tables[DATA], tables.get(ERRORS), folder.columns):
-            yield Damage(folder.layout.part(DATA, commit.index), reason, commit.index)
+            report.damages.append(Damage(folder.layout.part(DATA, commit.index), reason, commit.index))
+
+
+def _read_part(folder: Folder, commit: Commit, kind: str, part: Part) -> pa.Table | None:
+    """None while it is staged: the next run publishes it. Raises ValueError for one that is not as committed."""
+    path = folder.layout.part(kind, commit.index)
+    if folder.disk.size(path) is None:
+        staged = folder.layout.staged(commit.attempt, kind, commit.index, commit.generation)
+        if folder.disk.size(staged) is None:
+            raise ValueError("is missing")
+        return None
+    if path.is_dir():
+        raise ValueError("is a folder")
+    return check_part(folder.disk.read(path), part, folder.columns.data if kind == DATA else folder.columns.errors)
 
 
 def row_faults(commit: Commit, data: pa.Table, errors: pa.Table | None, columns: Columns) -> Iterator[str]:
@@ -137,11 +165,10 @@ def _extra_files(folder: Folder, damaged: set[int | None]) -> Iterator[Damage]:
 def _check_completeness(folder: Folder, report: Report) -> None:
     """A range without a commit is work that is left, or, once the job was done, a loss."""
     job, was_done = folder.job, folder.disk.size(folder.layout.success) is not None
-    damaged = {damage.index for damage in report.damages}
-    num_left = 0
+    doubtful, num_left = report.doubtful, 0
     for index in range(num_ranges(job, job.num_rows)):
         commit = folder.commits.get(index)
-        if index in damaged or (is_covered(commit, bounds(job, index, job.num_rows)[1]) and commit is not None):
+        if index in doubtful or (is_covered(commit, bounds(job, index, job.num_rows)[1]) and commit is not None):
             continue
         num_left += 1
         if was_done:
@@ -149,18 +176,19 @@ def _check_completeness(folder: Folder, report: Report) -> None:
             report.damages.append(Damage(path, "the job is marked as done, and this range has no commit", index))
     if num_left and not was_done:
         report.notes.append(f"{num_left} of {num_ranges(job, job.num_rows)} ranges are left; run the job to go on")
-        if num_rows := _num_journalled(folder):
+        if num_rows := _num_journalled(folder, report):
             report.notes.append(f"{num_rows} finished rows of them are in journals")
 
 
-def _num_journalled(folder: Folder) -> int:
+def _num_journalled(folder: Folder, report: Report) -> int:
     """Rows that a next run need not do again. Of a journal that is not whole, reading it says so."""
     if folder.job.rerun is not None:  # its rows count as done
         return 0
     disk, layout, rows = folder.disk, folder.layout, set[int]()
     for name in filter(journal_key, disk.names(layout.journals)):
-        for batch in read_journal(disk, layout.journals / name, journal_schema(folder)):
-            rows.update(batch.column(0).to_pylist())
+        with report.reading(layout.journals / name):
+            for batch in read_journal(disk, layout.journals / name, journal_schema(folder)):
+                rows.update(batch.column(0).to_pylist())
     size = folder.job.rows_per_shard
     return sum(not is_covered(folder.commits.get(row // size), row + 1) for row in rows)
 
@@ -170,7 +198,8 @@ def _check_success(folder: Folder, report: Report) -> None:
     if folder.disk.size(path) is None:
         return
     try:
-        unseal(folder.disk.read(path))
+        with report.reading(path):
+            unseal(folder.disk.read(path))
     except Broken as error:
         report.damages.append(Damage(path, str(error)))
     left = leftovers(folder)

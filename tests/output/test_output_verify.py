@@ -206,6 +206,29 @@ def test_commands_say_what_they_found(whole, caplog):
     assert run_verify(whole / "data") == 64
 
 
+def unreadable(path: Path) -> None:
+    """Its place is taken by a file that the kernel answers with EIO."""
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+
+@pytest.mark.parametrize(
+    "name", ["data/part-00002.arrow", "errors/part-00002.arrow", ".runner/commits/part-00002.g1.json", "_SUCCESS"]
+)
+def test_a_file_that_the_disk_does_not_give_is_named_and_the_rest_is_checked(whole, caplog, capsys, name):
+    caplog.set_level("INFO")
+    unreadable(whole / name)
+    assert run_verify(whole) == 74
+    assert f"unreadable: {whole / name}: cannot be read (Input/output error)" in caplog.text
+    assert "0 damages, 1 files unreadable" in caplog.text
+    assert run_repair(whole) == 74
+    assert "nothing was marked" in capsys.readouterr().err
+    flip(whole / "data/part-00003.arrow", 700)
+    assert run_verify(whole) == 65
+    assert "data/part-00003.arrow: its SHA-256" in caplog.text
+    assert not list((whole / ".runner/commits").glob("*.g2.json"))
+
+
 def test_commands_wait_for_an_active_run(whole, capsys):
     script = (
         "import fcntl, os, sys; fd = os.open(sys.argv[1], os.O_RDWR); fcntl.lockf(fd, fcntl.LOCK_EX); "
