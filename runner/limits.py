@@ -32,7 +32,7 @@ class Limits:
 
 LIMITS = {
     "input": {
-        "limit": Limits(0),
+        "limit": Limits(1),
     },
     "engine": {
         "max_num_seqs": Limits(1),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import shlex
+from dataclasses import MISSING
+from enum import Enum
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,8 +19,6 @@ from runner.cli.secret_values import holds_secret
 from runner.errors import ConfigError
 
 _SECRET_ADVICE = "settings are written to disk, so a secret is never one; use the environment (HF_TOKEN for a hub)"
-
-
 _SECRET_OF_ENVIRONMENT = re.compile(
     r"\$\{\s*oc\.(?:env|decode)[^}]*(?:token|secret|passw|key|credential|\$\{)", re.IGNORECASE
 )
@@ -62,13 +63,24 @@ def _check_one(argument: str, parser: OverridesParser, presets: Presets) -> str:
     if override.is_sweep_override():
         raise ConfigError(f"{argument}: several values; a list is {name}=[a,b], a string is {_quoted(argument)}")
     if override.type == OverrideType.DEL:
-        raise ConfigError(f"{argument}: a setting cannot be removed; {name}=null takes the default where there is one")
+        raise ConfigError(f"{argument}: a setting cannot be removed; {_instead_of_removal(name)}")
     bare = argument.lstrip("+")
     if free_form_parent(name):
         return "++" + bare
     if override.type == OverrideType.ADD:
         raise ConfigError(f"{argument}: {name} is a setting already; write it without the +")
     return "++" + bare if name in known_keys() and known_keys()[name].free_form else bare
+
+
+def _instead_of_removal(name: str) -> str:
+    if name not in known_keys() or known_keys()[name].default in (MISSING, "???"):
+        return "leave it out, or give it another value"
+    return f"{name}={_written(known_keys()[name].default)} is its default"
+
+
+def _written(value: Any) -> str:
+    """A default as an argument has it."""
+    return str(value.value) if isinstance(value, Enum) else json.dumps(value)
 
 
 def _check_name(name: str) -> None:

@@ -107,9 +107,11 @@ def _looks_local(text: str) -> bool:
 
 
 def _not_found(text: str, path: Path) -> str:
-    siblings = [str(path.parent / item.name) for item in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = get_close_matches(text, [*EMBEDDED, *siblings], n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"try {next(iter(EMBEDDED))}, which needs no network"
+    beside = {item.name: str(path.parent / item.name) for item in path.parent.iterdir()} if path.parent.is_dir() else {}
+    near = [beside[name] for name in get_close_matches(path.name, beside, n=3, cutoff=0.6)]
+    near += get_close_matches(text, EMBEDDED, n=1, cutoff=0.6)
+    other = "check the spelling" if _looks_local(text) else f"try {next(iter(EMBEDDED))}, which needs no network"
+    hint = f"did you mean {' or '.join(near)}?" if near else other
     return f"model.path={text}: no such file or folder, and not a hub id (owner/name); {hint}"
 
 

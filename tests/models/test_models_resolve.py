@@ -58,6 +58,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 def test_near_folder_is_named(folder: Path) -> None:
     assert str(folder) in refusal(folder.parent / "tinny")
+    assert "did you mean" not in refusal(folder.parent / "llama-70b")  # the folder above is not what is meant
 
 
 def test_a_weight_file_is_not_a_model(folder: Path) -> None:
