@@ -25,7 +25,9 @@ _FULL_CACHE = 0.9
 _ROOMY_CACHE = 0.6
 
 
-def bottleneck(stats: EngineStats, phases: Mapping[str, float], usage: Usage, max_num_seqs: int, rows_left: int) -> str:
+def bottleneck(
+    stats: EngineStats, phases: Mapping[str, float], usage: Usage, max_num_seqs: int, rows_left: int, rows_done: int
+) -> str:
     """From what is known, the first that holds; empty when no row is left."""
     busiest = max(_BUSY, key=lambda name: phases.get(name, 0.0))
     full = bool(stats.kv_blocks_total) and stats.kv_blocks_used >= _FULL_CACHE * stats.kv_blocks_total
@@ -36,10 +38,7 @@ def bottleneck(stats: EngineStats, phases: Mapping[str, float], usage: Usage, ma
             sum(phases.get(name, 0.0) for name in _BUSY) > _BUSY_SHARE,
             f"this process, {_BUSY[busiest]}: {phases.get(busiest, 0.0):.0%} of its time",
         ),
-        (
-            not stats.num_waiting and 0 < rows_left <= stats.num_running,
-            f"the tail: the last {stats.num_running} answers" if stats.num_running > 1 else "the tail: the last answer",
-        ),
+        (not stats.num_waiting and 0 < rows_left <= stats.num_running, _last(stats.num_running, rows_done)),
         (not stats.num_waiting and stats.num_running < max_num_seqs / 2, "too few rows reach the engine"),
         (
             bool(stats.device) and usage.idle > _IDLE_SHARE,
@@ -61,6 +60,13 @@ def bottleneck(stats: EngineStats, phases: Mapping[str, float], usage: Usage, ma
         ),
     )
     return next((text for holds, text in rules if holds), "the engine")
+
+
+def _last(num_running: int, rows_done: int) -> str:
+    """All that is left runs; before anything is done that is no tail yet."""
+    if not rows_done:
+        return f"few rows: all answers run at once, {num_running} of them" if num_running > 1 else "a single answer"
+    return f"the tail: the last {num_running} answers" if num_running > 1 else "the tail: the last answer"
 
 
 def _room(stats: EngineStats) -> str:

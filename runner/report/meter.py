@@ -119,7 +119,9 @@ class Meter:
             "phases": phases,
             "quality": {name: round(rate, 4) for name, rate in quality.items()},
             "engine": {name: getattr(stats, name) for name in _COUNTERS},
-            "bottleneck": bottleneck(stats, phases, usage, self.max_num_seqs, self.rows_left),
+            "bottleneck": bottleneck(
+                stats, phases, usage, self.max_num_seqs, self.rows_left, self.done_rows + self.rows
+            ),
         }
 
     @property

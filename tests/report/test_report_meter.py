@@ -107,8 +107,14 @@ def stats(running: int, waiting: int = 0, **more: Any) -> EngineStats:
 def test_the_bottleneck_is_named(
     stats: EngineStats, phases: dict[str, float], usage: Usage, rows_left: int, part: str
 ) -> None:
-    assert part in bottleneck(stats, phases, usage, 8, rows_left)
-    assert bottleneck(stats, phases, usage, 8, rows_left=0) == ""
+    assert part in bottleneck(stats, phases, usage, 8, rows_left, 1)
+    assert bottleneck(stats, phases, usage, 8, rows_left=0, rows_done=1) == ""
+
+
+def test_what_runs_before_a_row_is_done_is_no_tail() -> None:
+    assert bottleneck(stats(6), IDLE, Usage(), 8, 6, 0) == "few rows: all answers run at once, 6 of them"
+    assert bottleneck(stats(1), IDLE, Usage(), 8, 1, 0) == "a single answer"
+    assert bottleneck(stats(6), IDLE, Usage(), 8, 6, 1) == "the tail: the last 6 answers"
 
 
 def a_meter() -> Meter:
