@@ -141,7 +141,7 @@ def _input(plan: Plan, look: Look) -> str:
         bad = look.errors.total()
         lines.append(f"  {bad:,} bad ({bad / max(look.rows, 1):.1%}); these go to errors/:")
         codes = look.errors.most_common(_SHOWN_CODES)
-        lines.append(table([(code, f"{count:,}", look.examples[code]) for code, count in codes], "    "))
+        lines.append(table([(one_line(code, 40), f"{count:,}", look.examples[code]) for code, count in codes], "    "))
         if bad > plan.config.output.max_error_rate * look.rows and total >= plan.config.output.max_error_rate_after:
             limit = plan.config.output.max_error_rate
             lines.append(f"  that is over output.max_error_rate={limit:g}: the run would stop with exit code 3")

@@ -67,7 +67,8 @@ def _row(plan: Plan, tokenizer: PromptTokenizer, item: SourceRow | RowError) -> 
 
 def _error(error: RowError) -> str:
     return (
-        f"Row {error.row_id}: would go to errors/ with {error.code} ({error.stage}): {one_line(error.message, 300)}\n"
+        f"Row {error.row_id}: would go to errors/ with {one_line(error.code)} ({error.stage}): "
+        f"{one_line(error.message, 300)}\n"
     )
 
 

@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from hostile import HOSTILE, sent, sent_beside_the_view
 from runner.cli.entry import main
 from runner.errors import ConfigError
 from runner.output import Surveyor
-from runner.preview import _USAGE, preview
+from runner.preflight import preflight
+from runner.preview import preview
 from runner.report.log import log_to_stderr
 from runner.status import describe
 
@@ -29,6 +31,12 @@ def parse(row, completion):
     raise Refused(completion.text, code=row["prompt"])
 """
 
+REFUSING_JOB = """
+from runner.types import Refused
+def prompt(row):
+    raise Refused(row["prompt"], code=row["prompt"])
+"""
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,6 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "rows.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in HOSTILE))
     (folder / "job.py").write_text(JOB)
+    (folder / "refusing.py").write_text(REFUSING_JOB)
     return folder
 
 
@@ -84,10 +93,25 @@ def test_status_shows_names_as_text(terminal: str, place: Path) -> None:
 
 
 def test_preview_shows_prompts_as_text(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*arguments(place), f"preview.rows={len(HOSTILE)}"], _USAGE, preview) == 0
+    assert main([*arguments(place), f"preview.rows={len(HOSTILE)}"], "", preview) == 0
     out = capsys.readouterr().out
     assert "onload=document.title" in out
     assert "\\x1b[2J" in out
+    assert sent(out) == []
+    assert len(out) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [(preview, "would go to errors/ with \\x1b[2J"), (preflight, "\\x1b[2J\\x1b]0;taken")],
+)
+def test_what_a_job_refuses_is_shown_as_text(
+    place: Path, capsys: pytest.CaptureFixture[str], command: Callable[..., Iterator[str]], said: str
+) -> None:
+    refusing = [*arguments(place), f"job.module={place}/refusing.py", f"preview.rows={len(HOSTILE)}"]
+    assert main(refusing, "", command) == 0
+    out = capsys.readouterr().out
+    assert said in out
     assert sent(out) == []
     assert len(out) < 100_000
 
