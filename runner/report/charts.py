@@ -123,7 +123,7 @@ def _chart(label: str, shapes: Sequence[str], ends: Sequence[tuple[float, str, s
 
 def _tick(value: float) -> str:
     """Short enough to stand beside the axis."""
-    return f"{value:,.4g}" if value < 1e4 else f"{value / 1e3:,.4g}k" if value < 1e7 else f"{value / 1e6:,.4g}M"
+    return f"{value:,.4g}" if value < 1e4 else f"{value / 1e3:,.4g}k" if value < 1e6 else f"{value / 1e6:,.4g}M"
 
 
 def _nice_top(value: float) -> float:

@@ -143,6 +143,14 @@ def test_charts_escape_and_hold_every_bar() -> None:
     assert ">50%<" in percents(two, {"a": [0.1, 0.5]}, "")
 
 
+@pytest.mark.parametrize(
+    ("most", "words"), [(2_000, ["1,000", "2,000"]), (250_000, ["125k", "250k"]), (2_000_000, ["1M", "2M"])]
+)
+def test_the_words_of_an_axis_are_short_enough_for_a_phone(most: float, words: list[str]) -> None:
+    chart = lines(Axis([0.0, 1.0]), {"a": [0.0, most]}, "")
+    assert [word for word in words if f">{word}</text>" in chart] == words
+
+
 @pytest.mark.parametrize(("draw", "shape"), [(lines, "<polyline"), (areas, "<polygon")])
 def test_a_stop_breaks_a_curve_and_says_how_long_it_was(draw: Callable[..., str], shape: str) -> None:
     axis = Axis([0.0, 1.0, 1.5, 2.0, 3.0], [Stop(1.0, 2.0, 7200.0)], 7202.0)
