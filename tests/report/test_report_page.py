@@ -144,7 +144,7 @@ def test_charts_escape_and_hold_every_bar() -> None:
 
 
 @pytest.mark.parametrize(
-    ("most", "words"), [(2_000, ["1,000", "2,000"]), (250_000, ["125k", "250k"]), (2_000_000, ["1M", "2M"])]
+    ("most", "words"), [(2_000, ["1,000", "2,000"]), (500_000, ["250k", "500k"]), (2_000_000, ["1M", "2M"])]
 )
 def test_the_words_of_an_axis_are_short_enough_for_a_phone(most: float, words: list[str]) -> None:
     chart = lines(Axis([0.0, 1.0]), {"a": [0.0, most]}, "")
