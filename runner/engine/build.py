@@ -26,6 +26,7 @@ from runner.engine.model_runner import ModelRunner
 from runner.engine.probe import bind, decoder_layers, probe, refuse_unserved
 from runner.engine.scheduler import Scheduler, SchedulerConfig
 from runner.engine.settings import EngineSettings
+from runner.engine.warm_up import warm_up
 from runner.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -55,11 +56,7 @@ def core_over(
     max_tokens = engine.max_num_batched_tokens or _MAX_TOKENS[device.torch_device.type]
     target, dtype = device.torch_device, model.dtype
     accelerated = target.type == "cuda" and not engine.enforce_eager
-    if accelerated:
-        fuse_linears(model)
-        replace_wide_linears(model)
-    if target.type == "cpu":
-        pack_linears(model)
+    _replace_linears(model, target, accelerated)
     specs = probe(model, max_model_len)
     step = StepContext()
     backend = load_backend(
@@ -109,9 +106,19 @@ def core_over(
         model.config.get_text_config().vocab_size,
         graph_sizes=_graph_sizes(model, engine, device) if accelerated else (),
     )
+    if target.type == "cuda":  # on a CPU nothing is compiled
+        warm_up(runner, config)
     scheduler = Scheduler(config)
     scheduler.stats.device = torch.cuda.get_device_name(target) if target.type == "cuda" else ""
     return EngineCore(scheduler, runner, engine.async_batching, engine.enable_prefix_caching)
+
+
+def _replace_linears(model: PreTrainedModel, target: torch.device, accelerated: bool) -> None:
+    if accelerated:
+        fuse_linears(model)
+        replace_wide_linears(model)
+    if target.type == "cpu":
+        pack_linears(model)
 
 
 def _graph_sizes(model: PreTrainedModel, engine: EngineConfig, device: Device) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from runner.engine.device import Event
 
@@ -14,7 +15,7 @@ class DeviceTimes:
     prefill: float = 0.0
     decode: float = 0.0
     idle: float = 0.0
-    prefill_tokens: int = 0
+    _token: float = inf  # of a prompt, in the fastest step
     _last: Event | None = None
 
     def add(self, begin: Event, end: Event, num_prefill_tokens: int) -> None:
@@ -22,7 +23,7 @@ class DeviceTimes:
         seconds = end.seconds_since(begin)
         if num_prefill_tokens:
             self.prefill += seconds
-            self.prefill_tokens += num_prefill_tokens
+            self._token = min(self._token, seconds / num_prefill_tokens)
         else:
             self.decode += seconds
         if self._last is not None:
@@ -30,8 +31,8 @@ class DeviceTimes:
         self._last = end
 
     def expected(self, num_prefill_tokens: int) -> float:
-        """Of a prefill step, by those before it; 0 without any."""
-        return self.prefill / self.prefill_tokens * num_prefill_tokens if self.prefill_tokens else 0.0
+        """Of a prefill step at least, by the fastest before it; 0 without any."""
+        return 0.0 if self._token == inf else self._token * num_prefill_tokens
 
     def pause(self) -> None:
         """There was no work until now: that is not the device idling between steps."""

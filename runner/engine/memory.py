@@ -16,7 +16,7 @@ from runner.errors import ConfigError
 log = logging.getLogger(__name__)
 
 Step = tuple[Tensor, Tensor, Tensor, AttentionBatch]  # token ids, positions, places to sample from, batch
-_FIRST_TOKENS = 61  # no width of any model: the compiler would take two sizes that are equal for one
+FIRST_TOKENS = 61  # no width of any model: the compiler would take two sizes that are equal for one
 _MARGIN_BYTES = 512 << 20  # graphs' own structures, kernels that are loaded late, fragmentation
 
 
@@ -46,7 +46,7 @@ def cuda_blocks(
     """
     decode = min(engine.max_num_seqs, max_tokens)
     # Kernels are compiled and loaded here, not by the first rows; what that takes is no step's.
-    _forward(model, backend, context, _largest_prefill(engine, min(_FIRST_TOKENS, max_tokens), max_model_len, device))
+    _forward(model, backend, context, _largest_prefill(engine, min(FIRST_TOKENS, max_tokens), max_model_len, device))
     peak = _peak_bytes(model, backend, context, _largest_prefill(engine, max_tokens, max_model_len, device), device)
     # Decode steps run from graphs, whose memory is a pool of its own.
     peak += _peak_bytes(model, backend, context, _rows(decode, engine.block_size, device), device)

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 
 from runner.engine.compiled import OpaqueLayer, compile_layers
 from runner.engine.fuse import fuse_linears
-from runner.engine.memory import _FIRST_TOKENS
+from runner.engine.memory import FIRST_TOKENS
 from runner.engine.probe import bind, decoder_layers, probe
 
 
@@ -42,7 +42,7 @@ def test_one_compilation_serves_all(family: str, monkeypatch: pytest.MonkeyPatch
         seen.append((num_tokens, counters["stats"]["unique_graphs"]))
 
     bind(model, lambda _: OpaqueLayer(Echo()))
-    for num_tokens in (_FIRST_TOKENS, 300, 16):
+    for num_tokens in (FIRST_TOKENS, 300, 16):
         run(num_tokens)
     bind(model, lambda _: OpaqueLayer(Echo()))
     for num_tokens in (7, 200, 2, 64):

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from runner.cli.entry import main
+from runner.engine.device import CpuDevice
 from runner.engine.profiling import Recording, Span, Step
+from runner.engine.profiling.watched import WatchedDevice
 from runner.profile import __main__ as command
 from runner.profile.figures import figures
 from runner.report.cards import ModelShape
@@ -32,6 +34,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def profile(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.chdir(folder)
     return main([*ARGUMENTS, *SLICE, *arguments], command._USAGE, command.profile)
+
+
+def test_only_operations_of_steps_leave_spans() -> None:
+    device = WatchedDevice(CpuDevice())
+    buffer = device.device_buffer("any", 1)
+    device.recorder.start()
+    device.compute.enqueue(lambda: None)
+    device.compute.enqueue(lambda: None, writes=[buffer])
+    _, spans = device.recorder.stop()
+    assert [span.lane for span in spans] == ["compute"]
 
 
 def spans(events: list[dict[str, Any]], process: int, *names: str) -> list[tuple[float, float]]:

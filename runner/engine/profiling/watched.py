@@ -17,7 +17,7 @@ from runner.engine.slots import SlotTable
 
 
 class WatchedStream(Stream):
-    """Puts an event before and after each operation."""
+    """Puts an event before and after each operation of a step; what touches no buffer is none."""
 
     def __init__(self, stream: Stream, recorder: Recorder) -> None:
         self.name = stream.name
@@ -27,7 +27,7 @@ class WatchedStream(Stream):
     def enqueue(
         self, operation: Callable[[], None], reads: Sequence[Buffer] = (), writes: Sequence[Buffer] = ()
     ) -> None:
-        if not self._recorder.is_on:
+        if not self._recorder.is_on or not (reads or writes):
             self._stream.enqueue(operation, reads, writes)
             return
         begin = self._stream.record()
