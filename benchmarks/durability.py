@@ -119,7 +119,7 @@ class Nothing:
     def ranges_left(self) -> int:
         return len(self._left)
 
-    def take_range(self) -> Range | None:
+    def take_range(self, *, is_hungry: bool = False) -> Range | None:
         return self._left.popleft() if self._left else None
 
     def write(self, result: RowResult) -> None: ...

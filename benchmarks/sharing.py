@@ -1,12 +1,13 @@
-"""What leases cost engines that run many rows at once: one process, then two on one folder, by rows a range.
+"""What leases cost engines that run many rows at once: one process, then several on one folder, by rows a range.
 
-    python -m benchmarks.sharing --folder /tmp/sharing [--places 256] [--ranges 64 128 256 512]
+    python -m benchmarks.sharing --folder /tmp/sharing [--processes 2 4] [--uneven] [--ranges 64 128 256 512]
 
 The rows have the lengths of mixed512 twice. The engine is a clock: ``places`` sequences at once, a step that takes a
 fixed time and more for each of them, prompts that take theirs, as in benchmarks/eta.py; it does the longest first once
-no more rows are to be had. Everything else is the run's own. The time begins when all processes have their engines
-and ends with the last commit. Prints seconds, how many times as fast as the one process, and the seconds between the
-last commits of the first and the last to end.
+no more rows are to be had, unless --unordered. With --uneven every second one takes twice as long. Everything else is
+the run's own; the one process has no leases. The time begins when all processes have their engines and ends with the
+last commit. Prints seconds, how many times as fast as the one process, and the seconds between the last commits of the
+first and the last to end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import product
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from unittest.mock import patch
@@ -52,8 +54,10 @@ class Running:
 class ClockedEngine:
     """An EngineClient whose every answer has its max_tokens; waits for the others before its first request."""
 
-    def __init__(self, places: int, barrier: Barrier) -> None:
+    def __init__(self, places: int, pace: float, barrier: Barrier, *, is_ordered: bool) -> None:
         self._places = places
+        self._pace = pace
+        self._is_ordered = is_ordered
         self._barrier = barrier
         self._waiting: deque[EngineRequest] = deque()
         self._running: list[Running] = []
@@ -88,7 +92,8 @@ class ClockedEngine:
         """One of prompts while places are free, else one in which every sequence gets a token."""
         admitted = min(self._places - len(self._running), len(self._waiting), PROMPTS_A_STEP)
         stepping = [Running(self._waiting.popleft()) for _ in range(admitted)] or self._running
-        self._now += admitted * PREFILL_SECONDS or STEP_SECONDS + ROW_SECONDS * len(self._running)
+        seconds = admitted * PREFILL_SECONDS or STEP_SECONDS + ROW_SECONDS * len(self._running)
+        self._now += self._pace * seconds
         self._running += stepping if admitted else []
         for item in stepping:
             item.num_tokens += 1
@@ -96,7 +101,8 @@ class ClockedEngine:
         self._stats.completion_tokens += len(stepping)
 
     def close_input(self) -> None:
-        self._waiting = deque(sorted(self._waiting, key=lambda request: -request.sampling.max_tokens))
+        if self._is_ordered:
+            self._waiting = deque(sorted(self._waiting, key=lambda request: -request.sampling.max_tokens))
 
     def stats(self) -> EngineStats:
         self._stats.num_running, self._stats.num_waiting = len(self._running), len(self._waiting)
@@ -123,55 +129,70 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--places", type=int, default=256)
+    parser.add_argument("--processes", type=int, nargs="+", default=[2])
+    parser.add_argument("--uneven", action="store_true")
+    parser.add_argument("--unordered", action="store_true", help="the engine does not know which answers are long")
+    parser.add_argument("--copies", type=int, default=1, help="how often all rows are there")
     parser.add_argument("--ranges", type=int, nargs="+", default=[64, 128, 256, 512], help="rows a range")
     arguments = parser.parse_args()
     shutil.rmtree(arguments.folder, ignore_errors=True)
     arguments.folder.mkdir(parents=True)
-    items = WORKLOADS["mixed512x2"]()
+    items = WORKLOADS["mixed512x2"]() * arguments.copies
     options = [{"max_tokens": item.num_outputs} for item in items]
     table = pa.table({"prompt": [f"question {i}" for i in range(len(items))], "sampling_params": options})
     pyarrow.parquet.write_table(table, arguments.folder / "rows.parquet")
-    alone, _ = measure(arguments.folder, 1, max(arguments.ranges), arguments.places)
-    print(f"one process: {alone:.2f} s\nrows a range  seconds  times as fast  spread (s)", flush=True)
-    for size in arguments.ranges:
-        seconds, spread = measure(arguments.folder, 2, size, arguments.places)
-        print(f"{size:12}  {seconds:7.2f}  {alone / seconds:13.3f}  {spread:10.2f}", flush=True)
+    cases = Cases(arguments.folder, arguments.places, not arguments.unordered)
+    alone, _ = cases.measure([1.0], max(arguments.ranges))
+    print(f"one process: {alone:.2f} s\nprocesses  rows a range  seconds  times as fast  spread (s)", flush=True)
+    for number, size in product(arguments.processes, arguments.ranges):
+        seconds, spread = cases.measure([1.0 + (arguments.uneven and k % 2) for k in range(number)], size)
+        print(f"{number:9}  {size:12}  {seconds:7.2f}  {alone / seconds:13.3f}  {spread:10.2f}", flush=True)
 
 
-def measure(folder: Path, num_processes: int, rows_per_shard: int, places: int) -> tuple[float, float]:
-    """Seconds, and those between the last commits of the first and the last process to end."""
-    out = folder / f"{num_processes}-{rows_per_shard}"
-    barrier = SPAWN.Barrier(num_processes + 1)
-    arguments = [
-        "job=generate",
-        "engine=echo",
-        f"input.path={folder / 'rows.parquet'}",
-        f"output.dir={out}",
-        f"output.rows_per_shard={rows_per_shard}",
-        f"engine.max_num_seqs={places}",
-        "partition=auto",
-    ]
-    processes = [SPAWN.Process(target=work, args=(arguments, places, barrier)) for _ in range(num_processes)]
-    for process in processes:
-        process.start()
-    barrier.wait(120)
-    began = time.time()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    ends = last_commits(out)
-    return max(ends) - began, max(ends) - min(ends)
+@dataclass(frozen=True)
+class Cases:
+    """What all measurements have in common."""
 
+    folder: Path
+    places: int
+    is_ordered: bool
 
-def work(arguments: list[str], places: int, barrier: Barrier) -> None:
-    """One process: a run with the clock in the place of the stand-in engine."""
+    def measure(self, paces: Sequence[float], rows_per_shard: int) -> tuple[float, float]:
+        """Seconds, and those between the last commits of the first and the last process to end."""
+        out = self.folder / f"{len(paces)}-{rows_per_shard}"
+        barrier = SPAWN.Barrier(len(paces) + 1)
+        arguments = [
+            "job=generate",
+            "engine=echo",
+            f"input.path={self.folder / 'rows.parquet'}",
+            f"output.dir={out}",
+            f"output.rows_per_shard={rows_per_shard}",
+            f"engine.max_num_seqs={self.places}",
+            "partition=auto" if len(paces) > 1 else "partition=0/1",
+        ]
+        processes = [SPAWN.Process(target=self.work, args=(arguments, pace, barrier)) for pace in paces]
+        for process in processes:
+            process.start()
+        barrier.wait(120)
+        began = time.time()
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0
+        ends = last_commits(out)
+        return max(ends) - began, max(ends) - min(ends)
 
-    def clocked(config: RunnerConfig) -> Backend:
-        return replace(choose_backend(config), start_engine=lambda: ClockedEngine(places, barrier))
+    def work(self, arguments: list[str], pace: float, barrier: Barrier) -> None:
+        """One process: a run with the clock in the place of the stand-in engine."""
 
-    module = import_module("runner.run.run")
-    with patch.object(module, "choose_backend", clocked):
-        module.run(compose(arguments), StopFlag())
+        def start() -> ClockedEngine:
+            return ClockedEngine(self.places, pace, barrier, is_ordered=self.is_ordered)
+
+        def clocked(config: RunnerConfig) -> Backend:
+            return replace(choose_backend(config), start_engine=start)
+
+        module = import_module("runner.run.run")
+        with patch.object(module, "choose_backend", clocked):
+            module.run(compose(arguments), StopFlag())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from runner.output.opening import OutputSpec, Summary, end_rerun, own_ranges
 from runner.output.ranges import OpenRange, Range
 from runner.output.recovery import open_ranges, replay, roll_forward, sweep_stage
 from runner.output.reservation import Reservation
-from runner.output.share import FixedShare, LeasedShare, Share, refuse_overlap
+from runner.output.share import FixedShare, Held, LeasedShare, Share, refuse_overlap
 from runner.output.writer import Writer
 from runner.types import RowResult
 
@@ -147,14 +147,16 @@ class Output:
         """The sums over all rows that are committed or journalled; lags behind `write` by up to a second."""
         return self._writer.totals if self._writer else self._folder.totals()
 
-    def take_range(self) -> Range | None:
+    def take_range(self, *, is_hungry: bool = False) -> Range | None:
         """The next range to do. None while ``max_open_ranges`` lack rows, while others hold the rest, and at the end.
 
-        A run with nothing else to do is kept waiting a moment, so that it may ask again and again.
+        Also None when leased ranges get few, so that all end together; less soon with ``is_hungry``: its rows would
+        begin at once. A run with nothing else to do is kept waiting a moment, so that it may ask again and again.
         """
         if not self.ranges_left:
             return None
-        item = self._share.take(len(self._lacking), self._spec.max_open_ranges)
+        held = Held(len(self._lacking), sum(map(len, self._lacking.values())), is_hungry)
+        item = self._share.take(held, self._spec.max_open_ranges)
         if item is None:
             if not self._lacking:
                 self.flush()  # a range that is complete and waits for its commit: the others wait for it

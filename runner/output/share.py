@@ -25,6 +25,15 @@ Partition = tuple[int, int] | None
 """(w, W): the ranges k with k mod W = w. None: leased ones."""
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a run has in work: ranges, and the rows that they lack. ``is_hungry``: it could begin more at once."""
+
+    num_ranges: int
+    num_rows: int
+    is_hungry: bool = False
+
+
 class Share(Protocol):
     """What a run takes its ranges from."""
 
@@ -32,11 +41,8 @@ class Share(Protocol):
     def left(self) -> int:
         """Ranges that others or this run have still to take up or, when others hold them, to commit."""
 
-    def take(self, num_open: int, max_open: int) -> Range | None:
-        """The next range; None when there is none to take now, or the ``num_open`` in work are enough.
-
-        At most ``max_open`` may be.
-        """
+    def take(self, held: Held, max_open: int) -> Range | None:
+        """The next range; None when there is none to take now, or those ``held`` are enough: ``max_open`` at most."""
 
     def close(self) -> None: ...
 
@@ -52,8 +58,8 @@ class FixedShare:
     def left(self) -> int:
         return len(self._ranges)
 
-    def take(self, num_open: int, max_open: int) -> Range | None:
-        return range_of(self._ranges.pop()) if self._ranges and num_open < max_open else None
+    def take(self, held: Held, max_open: int) -> Range | None:
+        return range_of(self._ranges.pop()) if self._ranges and held.num_ranges < max_open else None
 
     def close(self) -> None:
         """Nothing is held."""
@@ -80,6 +86,7 @@ class LeasedShare:
         self._free: list[int] = []
         self._num_live = 1
         self._looked = float("-inf")
+        self._began = float("inf")  # when it got its first range
         self._look()
 
     @property
@@ -90,11 +97,11 @@ class LeasedShare:
             self._look_if_due()
         return len(self._generations.keys() - self._mine)
 
-    def take(self, num_open: int, max_open: int) -> Range | None:
-        if self._is_enough(num_open, max_open):
+    def take(self, held: Held, max_open: int) -> Range | None:
+        if self._is_enough(held, max_open):
             return None
         self._look_if_due()
-        if self._is_enough(num_open, max_open):  # what was free at its last look, others may have taken since
+        if self._is_enough(held, max_open):  # what was free at its last look, others may have taken since
             return None
         while (index := self._claim()) is not None:
             ranges = open_ranges(self.folder, [index], self.num_rows)
@@ -102,6 +109,7 @@ class LeasedShare:
             if earlier:
                 replay(self.folder, ranges, partition=None, attempts=earlier)
             self._mine.add(index)
+            self._began = min(self._began, time.monotonic())
             item = ranges[index]
             found = None if item.is_complete else range_of(item)
             self.adopt(item)
@@ -112,9 +120,22 @@ class LeasedShare:
     def close(self) -> None:
         self.leases.close()
 
-    def _is_enough(self, num_open: int, max_open: int) -> bool:
-        """Near the end one range each, so that nobody sits on work that others are free for."""
-        return num_open >= max(1, min(max_open, len(self._free) // self._num_live))
+    def _is_enough(self, held: Held, max_open: int) -> bool:
+        """Rows that a run would begin at once it may take until it has its part of all that is left.
+
+        Of the others' ranges all rows count as left. A store it may keep while it holds fewer ranges than are free for
+        each process: near the end nobody sits on rows that others would begin at once. In its first second it keeps
+        none: those that begin with it are not seen yet.
+        """
+        if not held.num_ranges:
+            return False
+        if held.num_ranges >= max_open:
+            return True
+        if held.is_hungry:
+            elsewhere = len(self._generations.keys() - self._mine) * self.folder.job.rows_per_shard
+            return held.num_rows * self._num_live >= held.num_rows + elsewhere
+        is_new = time.monotonic() - self._began < _LOOK_SECONDS
+        return is_new or held.num_ranges >= len(self._free) // self._num_live
 
     def _claim(self) -> int | None:
         while self._free:

@@ -121,6 +121,11 @@ class Loop:
     def _has_room(self) -> bool:
         return self._inflight.num_samples <= REFILL_SHARE * self._max_samples and not self._is_closing
 
+    def _is_hungry(self) -> bool:
+        """Whether the engine runs all that it was given; while news of that are late it is not asked to take more."""
+        stats = self._engine.stats()
+        return not stats.num_waiting and stats.num_running >= self._inflight.num_samples
+
     def _admit(self) -> bool:
         """Submits the next batch of rows; after a crash, the next group of suspects once the last one is back."""
         if self._suspects:
@@ -131,7 +136,7 @@ class Loop:
             return False
         room = (self._max_samples - self._inflight.num_samples) // self._samples_per_row
         self._progress.enter("read")
-        batch = self._source.read(max(1, min(room, BATCH_ROWS)))
+        batch = self._source.read(max(1, min(room, BATCH_ROWS)), is_hungry=self._is_hungry())
         self._progress.enter("render")
         works, ended = self._source.render(batch)
         self._progress.add_taken(len(batch), sum(len(work.pending) for work in works))

@@ -40,7 +40,8 @@ class Ranges(Protocol):
     @property
     def ranges_left(self) -> int: ...
 
-    def take_range(self) -> Range | None: ...
+    def take_range(self, *, is_hungry: bool = False) -> Range | None:
+        """``is_hungry``: the rows would begin at once, and do not only wait in store."""
 
 
 class WorkSource:
@@ -69,10 +70,13 @@ class WorkSource:
         """Whether no row is to be had now: all are handed out, or others hold the rest, or too many ranges are open."""
         return not self._left_in_range and (self._is_refused or not self._ranges.ranges_left)
 
-    def read(self, num_rows: int) -> list[SourceRow | RowError]:
-        """Up to ``num_rows`` next rows; none when no further range may be opened yet."""
+    def read(self, num_rows: int, *, is_hungry: bool = False) -> list[SourceRow | RowError]:
+        """Up to ``num_rows`` next rows; none when no further range may be opened yet.
+
+        For a hungry engine one range is asked for with more force.
+        """
         batch: list[SourceRow | RowError] = []
-        while len(batch) < num_rows and (self._left_in_range or self._open_range()):
+        while len(batch) < num_rows and (self._left_in_range or self._open_range(is_hungry=is_hungry and not batch)):
             wanted = min(num_rows - len(batch), self._left_in_range)
             batch += islice(self._rows, wanted)
             self._left_in_range -= wanted
@@ -110,8 +114,8 @@ class WorkSource:
         wanted = self._redo.pop(row_id, frozenset({(None, None)}))
         return sum(self._samples_per_row if sample is None else 1 for _, sample in wanted)
 
-    def _open_range(self) -> bool:
-        found = self._ranges.take_range()
+    def _open_range(self, *, is_hungry: bool = False) -> bool:
+        found = self._ranges.take_range(is_hungry=is_hungry)
         self._is_refused = found is None
         if found is None:
             return False

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from runner.output import Output, OutputSpec, Surveyor, plan_columns
+from runner.output import Output, OutputSpec, Surveyor, plan_columns, share
 from runner.output.disk import Disk
 from runner.output.folder import Folder
 from runner.output.job import read_job
@@ -102,19 +102,32 @@ def test_a_slow_process_holds_one_range_at_the_end(tmp_path: Path) -> None:
     check(path, 40)
 
 
-def stay(path: Path, is_open, may_end, num_ranges: int = 0) -> None:
-    with Output.open(path, spec(num_rows=15)) as output:
+def stay(path: Path, num_rows: int, is_open, may_end, num_ranges: int = 0) -> None:
+    with Output.open(path, spec(num_rows=num_rows)) as output:
         for _ in range(num_ranges):
-            output.take_range()
+            output.take_range(is_hungry=True)
         is_open.set()
         may_end.wait(30)
     os._exit(0)
 
 
+@pytest.fixture
+def begun_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(share, "_LOOK_SECONDS", 0.0)
+
+
+def test_in_its_first_second_a_process_opens_one_range_unless_it_is_hungry(tmp_path: Path) -> None:
+    """Others that begin with it are not seen yet."""
+    with Output.open(tmp_path / "out", spec()) as output:
+        assert [output.take_range() is None for _ in range(2)] == [False, True]
+        assert output.take_range(is_hungry=True) is not None
+
+
+@pytest.mark.usefixtures("begun_long_ago")
 def test_with_few_ranges_left_a_process_opens_one_at_a_time(tmp_path: Path) -> None:
     """Of three ranges and two processes; alone it would open them all."""
     is_open, may_end = CONTEXT.Event(), CONTEXT.Event()
-    other = CONTEXT.Process(target=stay, args=(tmp_path / "out", is_open, may_end))
+    other = CONTEXT.Process(target=stay, args=(tmp_path / "out", 15, is_open, may_end))
     other.start()
     assert is_open.wait(30)
     with Output.open(tmp_path / "out", spec(num_rows=15)) as output:
@@ -127,9 +140,31 @@ def test_with_few_ranges_left_a_process_opens_one_at_a_time(tmp_path: Path) -> N
         assert output.take_range() is not None
 
 
+@pytest.mark.usefixtures("begun_long_ago")
+def test_a_hungry_process_may_hold_its_part_of_what_is_left(tmp_path: Path) -> None:
+    """Of four ranges and two processes two, by the rows that they lack; alone all of them."""
+    is_open, may_end = CONTEXT.Event(), CONTEXT.Event()
+    other = CONTEXT.Process(target=stay, args=(tmp_path / "out", 20, is_open, may_end))
+    other.start()
+    assert is_open.wait(30)
+    with Output.open(tmp_path / "out", spec(num_rows=20)) as output:
+        first = output.take_range()
+        assert first is not None and output.take_range() is None
+        assert output.take_range(is_hungry=True) is not None
+        assert output.take_range(is_hungry=True) is None
+        for row in range(first.start, first.stop - 1):  # hardly anything of it is left
+            output.write(RowResult(row, records=[record(row)]))
+        assert output.take_range() is None
+        assert output.take_range(is_hungry=True) is not None
+    may_end.set()
+    other.join(30)
+    with Output.open(tmp_path / "out", spec(num_rows=20)) as output:
+        assert [output.take_range(is_hungry=True) is None for _ in range(5)] == [False] * 4 + [True]
+
+
 def test_who_has_nothing_to_do_commits_at_once_what_others_wait_for(tmp_path: Path) -> None:
     is_open, may_end = CONTEXT.Event(), CONTEXT.Event()
-    other = CONTEXT.Process(target=stay, args=(tmp_path / "out", is_open, may_end, 2))
+    other = CONTEXT.Process(target=stay, args=(tmp_path / "out", 15, is_open, may_end, 2))
     other.start()
     assert is_open.wait(30)
     with Output.open(tmp_path / "out", spec(num_rows=15, sync_seconds=10.0)) as output:

@@ -63,8 +63,20 @@ class Spans:
     def ranges_left(self) -> int:
         return len(self._left)
 
-    def take_range(self) -> Span | None:
+    def take_range(self, *, is_hungry: bool = False) -> Span | None:
         return self._left.pop(0) if self._left else None
+
+
+class Asked(Spans):
+    """Keeps how it was asked; gives to the hungry, to others at the third time in a row."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.asked: list[bool] = []
+
+    def take_range(self, *, is_hungry: bool = False) -> Span | None:
+        self.asked.append(is_hungry)
+        return super().take_range() if is_hungry or not any(self.asked[-3:]) else None
 
 
 @dataclass

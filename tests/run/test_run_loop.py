@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import NAMES, Fragile, Memory, PlainJob, Queued, Rendering, Rows, Spans, Streaming
+from fakes import NAMES, Asked, Fragile, Memory, PlainJob, Queued, Rendering, Rows, Spans, Streaming
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ from runner.output import Totals
 from runner.report.guard import QualityGuard
 from runner.report.progress import Progress
 from runner.run.budget import ErrorBudget
-from runner.run.finishing import Finisher, _says_something
+from runner.run.finishing import Finisher
 from runner.run.inflight import InFlight
 from runner.run.loop import Loop
 from runner.run.recovery import RestartingEngine
@@ -28,7 +28,7 @@ from runner.run.stop_strings import StopStringWatch
 from runner.run.time_limit import TimeLimit
 from runner.seeds import sample_seed
 from runner.signals import Stop, StopFlag
-from runner.types import Completion, EngineClient, Refused, SamplingParams, Stage
+from runner.types import Completion, EngineClient, EngineStats, Refused, SamplingParams, Stage
 
 GREEDY = SamplingParams(temperature=0.0)
 
@@ -47,9 +47,10 @@ def make_loop(
     max_samples: int = 8,
     clock: Callable[[], float] = lambda: 0.0,
     time_limit: TimeLimit | None = None,
+    ranges: Spans | None = None,
 ) -> Loop:
     return Loop(
-        source=WorkSource(Spans(num_rows, done), Rows(num_rows, bad), Rendering(sampling), sampling.n),
+        source=WorkSource(ranges or Spans(num_rows, done), Rows(num_rows, bad), Rendering(sampling), sampling.n),
         engine=RestartingEngine(factory),
         finisher=Finisher(job or PlainJob(), EchoTokenizer(), NAMES, "echo"),
         watch=StopStringWatch(EchoTokenizer()),
@@ -93,6 +94,26 @@ def test_a_fixed_seed_counts_up_over_the_samples() -> None:
     writer = Memory()
     assert make_loop(writer, 2, sampling=SamplingParams(n=2, seed=40)).run()
     assert [[record["seed"] for record in result.records] for result in writer.results] == [[40, 41], [40, 41]]
+
+
+class Telling(Fragile):
+    """Says so many samples run, and so many wait."""
+
+    def __init__(self, num_running: int, num_waiting: int) -> None:
+        super().__init__()
+        self._told = EngineStats(num_running=num_running, num_waiting=num_waiting)
+
+    def stats(self) -> EngineStats:
+        return self._told
+
+
+@pytest.mark.parametrize(("num_running", "num_waiting", "is_hungry"), [(8, 0, True), (8, 1, False), (1, 0, False)])
+def test_an_engine_is_hungry_while_it_runs_all_that_it_was_given(
+    num_running: int, num_waiting: int, is_hungry: bool
+) -> None:
+    ranges = Asked(35)
+    assert make_loop(Memory(), 35, factory=lambda: Telling(num_running, num_waiting), ranges=ranges).run()
+    assert any(ranges.asked[1:]) == is_hungry  # before the first request nothing is known
 
 
 def test_what_is_in_flight_is_bounded() -> None:
@@ -294,11 +315,3 @@ def test_a_job_in_which_every_row_failed_is_no_success() -> None:
         ErrorBudget(0.05, after=10).check_end(Path("out"), lost)
     assert ErrorBudget(1.0, after=10).allows(lost)
     assert ErrorBudget(0.05, after=10).allows(Totals(rows=6, failed_rows=5))
-
-
-@pytest.mark.parametrize(
-    ("parsed", "says"),
-    [({"positive": False, "score": 0}, True), ({"score": None}, False), ({"text": "", "parsed": False}, False)],
-)
-def test_only_nothing_counts_as_unparsed(parsed: dict[str, object], says: bool) -> None:
-    assert _says_something(parsed, dict.fromkeys(parsed, "string")) is says

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fakes import Rendering, Rows, Span, Spans
+from fakes import Asked, Rendering, Rows, Span, Spans
 
 from runner.run.source import WorkSource
 
@@ -15,8 +15,8 @@ class Shared(Spans):
         super().__init__(num_rows)
         self.is_held = True
 
-    def take_range(self) -> Span | None:
-        return super().take_range() if len(self._left) > 1 or not self.is_held else None
+    def take_range(self, *, is_hungry: bool = False) -> Span | None:
+        return super().take_range(is_hungry=is_hungry) if len(self._left) > 1 or not self.is_held else None
 
 
 def source_of(ranges: Spans) -> WorkSource:
@@ -40,6 +40,17 @@ def test_a_range_that_is_done_but_for_a_row_ends_with_that_row() -> None:
     source = source_of(Spans(7, done=frozenset(range(6))))
     assert [row.row_id for row in source.read(1)] == [6]
     assert source.exhausted
+
+
+def test_for_a_hungry_engine_one_range_at_a_time_is_asked_for_with_force() -> None:
+    ranges = Asked(35)
+    source = WorkSource(ranges, Rows(35), Rendering())
+    assert len(source.read(5, is_hungry=True)) == 5
+    assert ranges.asked == [True]
+    assert len(source.read(5, is_hungry=True)) == 2
+    assert ranges.asked == [True, False, False]  # the last of them looks ahead
+    assert len(source.read(14, is_hungry=True)) == 7
+    assert ranges.asked[3:] == [True, False, False]
 
 
 def test_what_is_left_is_not_dry() -> None:
