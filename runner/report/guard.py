@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from runner.config import GuardConfig
 from runner.errors import BudgetError
@@ -96,6 +97,17 @@ class QualityGuard:
     def _count(self, flags: tuple[bool, ...], step: int) -> None:
         for name, flag in zip(self._counts, flags, strict=True):
             self._counts[name] += step * flag
+
+
+def says_something(parsed: Mapping[str, Any] | None, columns: Collection[str]) -> bool:
+    """False where the job refused the answer or read nothing into any of its columns; to drop one is a choice.
+
+    0 and False are something. A job that fills a column in any case says in a column ``parsed`` whether it found one.
+    """
+    if parsed is None or not columns:
+        return True
+    sign = parsed.get("parsed")
+    return sign if isinstance(sign, bool) else any(value is not None for value in parsed.values())
 
 
 def ends_in_a_loop(text: str) -> bool:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from runner.report.guard import ends_in_a_loop
+from runner.report.guard import ends_in_a_loop, says_something
 from runner.report.plain import one_line, plain
 
 _PROMPT_CHARS = 3000
@@ -24,7 +24,7 @@ def answer_card(line: Mapping[str, Any], parsed: Collection[str]) -> Card:
         "truncated": finish == "length",
         "empty": not completion.strip(),
         "repeated": finish == "repetition" or ends_in_a_loop(completion.strip()),
-        "unparsed": bool(values) and not any(values.values()),
+        "unparsed": not says_something(values, parsed),
     }
     return {
         "title": _place(line),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.errors import RunnerError
-from runner.report.guard import QualityGuard
+from runner.report.guard import QualityGuard, says_something
 from runner.run.inflight import RowWork, Ticket
 from runner.run.stop_strings import stop_matcher
 from runner.text import ReasoningMarks, as_in_source, split_reasoning
@@ -108,7 +108,7 @@ class Finisher:
             self._fail(ticket, sample, Stage.PARSE, "parse_failed", message, raw=completion.text)
             return
         finally:
-            self._guard.add(completion, parsed=_says_something(parsed, self._job.columns))
+            self._guard.add(completion, parsed=says_something(parsed, self._job.columns))
         if parsed is None:
             result.dropped += 1
         else:
@@ -154,17 +154,6 @@ class Finisher:
                 sample_index=sample.sample_index,
             )
         )
-
-
-def _says_something(parsed: Mapping[str, Any] | None, columns: Mapping[str, str]) -> bool:
-    """False where the job refused the answer or read nothing into any of its columns; to drop one is a choice.
-
-    0 and False are something. A job that fills a column in any case says in a column ``parsed`` whether it found one.
-    """
-    if parsed is None or not columns:
-        return True
-    sign = parsed.get("parsed")
-    return sign if isinstance(sign, bool) else any(value is not None for value in parsed.values())
 
 
 def quarantined(work: RowWork, message: str) -> RowResult:

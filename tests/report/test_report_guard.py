@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from runner.config import GuardConfig
 from runner.errors import BudgetError, ExitCode
-from runner.report.guard import QualityGuard, ends_in_a_loop
+from runner.report.guard import QualityGuard, ends_in_a_loop, says_something
 from runner.types import Completion, FinishReason
 
 STOP = FinishReason.STOP
@@ -67,6 +67,14 @@ def test_a_bad_rate_warns_once_and_a_limit_ends_the_run(caplog: pytest.LogCaptur
 
 def test_nothing_is_judged_before_the_window_is_full() -> None:
     guarded([("", STOP, False)] * 3, max_empty=0.0).check()
+
+
+@pytest.mark.parametrize(
+    ("parsed", "says"),
+    [({"positive": False, "score": 0}, True), ({"score": None}, False), ({"text": "", "parsed": False}, False)],
+)
+def test_only_nothing_counts_as_unparsed(parsed: dict[str, object], says: bool) -> None:
+    assert says_something(parsed, dict.fromkeys(parsed, "string")) is says
 
 
 @pytest.mark.parametrize(

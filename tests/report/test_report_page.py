@@ -107,6 +107,9 @@ def test_cards_say_what_is_wrong_with_an_answer() -> None:
     card = answer_card({**line, "completion": "no " * 60, "finish_reason": "length", "label": None}, ["label"])
     assert card["states"] == ["truncated", "repeated", "unparsed"]
     assert card["title"] == "row 3, sample 1"
+    for parsed, says in (({"label": False}, True), ({"n": 0}, True), ({"label": "x", "parsed": False}, False)):
+        card = answer_card({**line, "completion": "a", "finish_reason": "stop", **parsed}, list(parsed))
+        assert ("unparsed" not in card["states"]) is says  # as the guard counts them
     card = answer_card({**line, "completion": "\x1b", "prompt": None, "finish_reason": "stop"}, [])
     assert (card["states"], card["answer"]) == ([], "\\x1b")
     error = {"row_id": 1, "code": "c", "stage": "read", "message": "m", "raw": "r\x00", "mine": "\u202e"}
