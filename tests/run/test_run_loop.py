@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import NAMES, Fragile, Memory, PlainJob, Queued, Rendering, Rows, Spans, Streaming
+from fakes import NAMES, Asked, Fragile, Memory, PlainJob, Queued, Rendering, Rows, Spans, Streaming
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ from runner.run.stop_strings import StopStringWatch
 from runner.run.time_limit import TimeLimit
 from runner.seeds import sample_seed
 from runner.signals import Stop, StopFlag
-from runner.types import Completion, EngineClient, Refused, SamplingParams, Stage
+from runner.types import Completion, EngineClient, EngineStats, Refused, SamplingParams, Stage
 
 GREEDY = SamplingParams(temperature=0.0)
 
@@ -47,9 +47,10 @@ def make_loop(
     max_samples: int = 8,
     clock: Callable[[], float] = lambda: 0.0,
     time_limit: TimeLimit | None = None,
+    ranges: Spans | None = None,
 ) -> Loop:
     return Loop(
-        source=WorkSource(Spans(num_rows, done), Rows(num_rows, bad), Rendering(sampling), sampling.n),
+        source=WorkSource(ranges or Spans(num_rows, done), Rows(num_rows, bad), Rendering(sampling), sampling.n),
         engine=RestartingEngine(factory),
         finisher=Finisher(job or PlainJob(), EchoTokenizer(), NAMES, "echo"),
         watch=StopStringWatch(EchoTokenizer()),
@@ -93,6 +94,26 @@ def test_a_fixed_seed_counts_up_over_the_samples() -> None:
     writer = Memory()
     assert make_loop(writer, 2, sampling=SamplingParams(n=2, seed=40)).run()
     assert [[record["seed"] for record in result.records] for result in writer.results] == [[40, 41], [40, 41]]
+
+
+class Telling(Fragile):
+    """Says so many samples run, and so many wait."""
+
+    def __init__(self, num_running: int, num_waiting: int) -> None:
+        super().__init__()
+        self._told = EngineStats(num_running=num_running, num_waiting=num_waiting)
+
+    def stats(self) -> EngineStats:
+        return self._told
+
+
+@pytest.mark.parametrize(("num_running", "num_waiting", "is_hungry"), [(8, 0, True), (8, 1, False), (1, 0, False)])
+def test_an_engine_is_hungry_while_it_runs_all_that_it_was_given(
+    num_running: int, num_waiting: int, is_hungry: bool
+) -> None:
+    ranges = Asked(35)
+    assert make_loop(Memory(), 35, factory=lambda: Telling(num_running, num_waiting), ranges=ranges).run()
+    assert any(ranges.asked[1:]) == is_hungry  # before the first request nothing is known
 
 
 def test_what_is_in_flight_is_bounded() -> None:
