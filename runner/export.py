@@ -24,7 +24,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runner.cli.outcome import exit_code_of, wants_help
+from runner.cli.outcome import exit_code_of, help_code, wants_help
 from runner.errors import ConfigError, DamageError, ExitCode, StorageError
 from runner.output.commits import Commit
 from runner.output.disk import sync_path
@@ -215,7 +215,7 @@ def main(arguments: list[str]) -> int:
     """0 when written, 64 for a wrong folder or argument, 65 with the damage named, 73 while a run is active, 74 I/O."""
     if wants_help(arguments):
         sys.stdout.write(_USAGE)
-        return ExitCode.DONE
+        return help_code(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     return exit_code_of(lambda: _export(arguments))
 

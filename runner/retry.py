@@ -29,15 +29,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _retry(arguments: list[str], stop: StopFlag) -> int:
     from runner.cli.compose import recompose
-    from runner.cli.outcome import wants_help
-    from runner.errors import ConfigError, ExitCode
+    from runner.cli.outcome import help_code, wants_help
+    from runner.errors import ConfigError
     from runner.output import recorded_job
     from runner.report.log import log_to_stderr
     from runner.run import run
 
     if wants_help(arguments):
         sys.stdout.write(_USAGE)
-        return ExitCode.DONE
+        return help_code(arguments)
     flag = next((argument for argument in arguments if argument.startswith("-")), None)
     if flag is not None:
         raise ConfigError(f"{flag}: this command takes a folder and settings; --help says more")

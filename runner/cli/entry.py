@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runner.cli.command import parse
 from runner.cli.origins import origins
-from runner.cli.outcome import exit_code_of, wants_help
+from runner.cli.outcome import exit_code_of, help_code, wants_help
 from runner.config import RunnerConfig
 from runner.errors import ExitCode
 
@@ -20,7 +20,7 @@ def main(arguments: list[str], usage: str, work: Work) -> int:
     """Runs one command line of a command that only looks; returns its exit code."""
     if wants_help(arguments):
         sys.stdout.write(usage)
-        return ExitCode.DONE
+        return help_code(arguments)
     return exit_code_of(lambda: _show(arguments, work))
 
 

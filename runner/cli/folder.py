@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from runner.cli.outcome import exit_code_of, wants_help
-from runner.errors import ConfigError, ExitCode
+from runner.cli.outcome import exit_code_of, help_code, wants_help
+from runner.errors import ConfigError
 
 
 def main(arguments: list[str], usage: str, work: Callable[[str], int]) -> int:
     """Runs ``work`` on the folder that the command line names; returns its exit code."""
     if wants_help(arguments):
         sys.stdout.write(usage)
-        return ExitCode.DONE
+        return help_code(arguments)
     return exit_code_of(lambda: work(_folder(arguments)))
 
 

@@ -12,6 +12,11 @@ def wants_help(arguments: list[str]) -> bool:
     return not arguments or "--help" in arguments or "-h" in arguments
 
 
+def help_code(arguments: list[str]) -> int:
+    """Of a command that has shown its help: where nothing was named, say by an empty variable, nothing was done."""
+    return ExitCode.DONE if arguments else ExitCode.REFUSED
+
+
 def exit_code_of(work: Callable[[], int]) -> int:
     """That of ``work``, or of the error that it raised; an error that is no RunnerError is a bug of ours."""
     try:

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from runner.cli.outcome import exit_code_of, wants_help
+from runner.cli.outcome import exit_code_of, help_code, wants_help
 from runner.errors import ConfigError, ExitCode, StorageError
 from runner.output.contents import Contents, read_contents
 from runner.report.history import history_of
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     """Runs one command line and returns its exit code."""
     if wants_help(arguments):
         sys.stdout.write(_USAGE)
-        return ExitCode.DONE
+        return help_code(arguments)
     return exit_code_of(lambda: _report(arguments))
 
 
