@@ -36,7 +36,7 @@ class QualityGuard:
 
     def __init__(self, config: GuardConfig | None = None) -> None:
         self._config = config or GuardConfig()
-        self._latest: deque[tuple[bool, ...]] = deque(maxlen=self._config.window)
+        self._latest: deque[int] = deque(maxlen=self._config.window)  # of each, a bit for each fault
         self._counts = dict.fromkeys(WARN_ABOVE, 0)
         self._totals = dict.fromkeys(WARN_ABOVE, 0)
         self._seen = memoryview(bytearray(4 << _REMEMBERED_BITS)).cast("I")
@@ -56,20 +56,22 @@ class QualityGuard:
     def add(self, completion: Completion, parsed: bool) -> None:
         """``parsed`` is false when the job could read nothing out of the answer."""
         text = completion.text.strip()
-        flags = (
-            completion.finish_reason is FinishReason.LENGTH,
-            not text,
-            completion.finish_reason is FinishReason.REPETITION or ends_in_a_loop(text),
-            bool(text) and self._was_seen(text),
-            not parsed,
+        reason = completion.finish_reason
+        faults = (
+            (reason is FinishReason.LENGTH)
+            | (not text) << 1
+            | (reason is FinishReason.REPETITION or ends_in_a_loop(text)) << 2
+            | (bool(text) and self._was_seen(text)) << 3
+            | (not parsed) << 4
         )
-        if len(self._latest) == self._latest.maxlen:
-            self._count(self._latest[0], -1)
-        self._latest.append(flags)
-        self._count(flags, 1)
+        latest = self._latest
+        if len(latest) == latest.maxlen and latest[0]:
+            self._count(self._counts, latest[0], -1)
+        latest.append(faults)
         self.answers += 1
-        for name, flag in zip(self._totals, flags, strict=True):
-            self._totals[name] += flag
+        if faults:
+            self._count(self._counts, faults, 1)
+            self._count(self._totals, faults, 1)
 
     def check(self) -> None:
         """Warns once about each bad rate; raises BudgetError over a limit that is set."""
@@ -94,9 +96,9 @@ class QualityGuard:
         self._seen[place] = mark
         return seen
 
-    def _count(self, flags: tuple[bool, ...], step: int) -> None:
-        for name, flag in zip(self._counts, flags, strict=True):
-            self._counts[name] += step * flag
+    def _count(self, counts: dict[str, int], faults: int, step: int) -> None:
+        for bit, name in enumerate(WARN_ABOVE):
+            counts[name] += step * (faults >> bit & 1)
 
 
 def says_something(parsed: Mapping[str, Any] | None, columns: Collection[str]) -> bool:

@@ -31,10 +31,11 @@ class Lengths:
         self.longest = 0
 
     def add(self, tokens: int) -> None:
-        self._counts[max(tokens, 1)] += 1  # one that ended without a token took a step as well
+        self._counts[tokens or 1] += 1  # one that ended without a token took a step as well
         self.samples += 1
         self.tokens += tokens
-        self.longest = max(self.longest, tokens)
+        if tokens > self.longest:
+            self.longest = tokens
 
     def survival(self, running: Sequence[int]) -> Survival | None:
         """``running`` has the tokens so far of each answer that is not finished; None before one is."""

@@ -72,8 +72,9 @@ class Meter:
 
     def add_row(self, result: RowResult) -> None:
         self.rows += 1
-        self.failed_rows += bool(result.errors)
-        self.errors.update(error.code for error in result.errors)
+        if result.errors:
+            self.failed_rows += 1
+            self.errors.update(error.code for error in result.errors)
 
     def note(self, now: float, stats: EngineStats) -> None:
         """Looks at the engine's counters, at every step; most times they have not changed."""
