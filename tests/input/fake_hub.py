@@ -16,17 +16,27 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Hub:
-    """One public data set, ``repo``, whose ``files`` may be changed. It gives none of them while ``refuses``."""
+    """One public data set, ``repo``, whose ``files`` may be changed; their older revisions stay.
+
+    ``refuses`` is asked before a file is given.
+    """
 
     def __init__(self, repo: str, files: Mapping[str, bytes]) -> None:
         self.repo = repo
         self.files = dict(files)
         self.refuses: Callable[[], bool] = lambda: False
+        self._revisions: dict[str, dict[str, bytes]] = {}
 
     @property
     def revision(self) -> str:
         """Changes with the files, as a commit does."""
-        return hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
+        revision = hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
+        self._revisions[revision] = dict(self.files)
+        return revision
+
+    def at(self, revision: str) -> Mapping[str, bytes]:
+        """The files of a revision that someone has been told of, or of a branch."""
+        return self._revisions.get(revision, self.files)
 
     def answer(self, path: str, asked: Mapping[str, list[str]]) -> Any:
         """JSON for a path under ``/api/datasets/``; None for what is not there."""
@@ -38,13 +48,12 @@ class Hub:
             return {"id": self.repo, "sha": self.revision, "siblings": [{"rfilename": name} for name in self.files]}
         if what not in ("tree", "paths-info") or len(where) > 1:  # the second is a folder, and there are none
             return None
-        return [entry for entry in self._entries() if entry["path"] in asked.get("paths", self.files)]
+        files = self.at(where[0])
+        return [_entry(name, files[name]) for name in sorted(files) if name in asked.get("paths", files)]
 
-    def _entries(self) -> list[dict[str, Any]]:
-        return [
-            {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-            for name, content in sorted(self.files.items())
-        ]
+
+def _entry(name: str, content: bytes) -> dict[str, Any]:
+    return {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -65,16 +74,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self, asked: Mapping[str, list[str]]) -> None:
         path = unquote(urlsplit(self.path).path)
         prefix = f"/datasets/{self.hub.repo}/resolve/"
-        name = path.removeprefix(prefix).partition("/")[2]  # after the revision
+        revision, _, name = path.removeprefix(prefix).partition("/")
         if path.startswith("/api/datasets/"):
             answer = self.hub.answer(path, asked)
             self._send(404 if answer is None else 200, json.dumps(answer or {}).encode())
-        elif not path.startswith(prefix) or name not in self.hub.files:
+        elif not path.startswith(prefix) or name not in self.hub.at(revision):
             self._send(404)
         elif self.hub.refuses():
             self._send(403)
         else:
-            self._send_file(self.hub.files[name])
+            self._send_file(self.hub.at(revision)[name])
 
     def _send_file(self, content: bytes) -> None:
         span = self.headers.get("Range")

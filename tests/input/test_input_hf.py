@@ -67,6 +67,18 @@ def test_a_data_set_is_read_by_its_name(run: Run, hub: Hub, tmp_path: Path) -> N
     assert changed.returncode == 64 and "dataset:owner/rows" in changed.stderr
 
 
+def test_what_was_counted_is_what_is_read_though_the_data_set_goes_on(run: Run, hub: Hub, tmp_path: Path) -> None:
+    def change_once_it_is_counted() -> bool:
+        if (tmp_path / "out" / ".runner" / "job.json").exists():
+            hub.files["a.jsonl"] = LINES.replace(b'"n": ', b'"n": 1')
+        return False
+
+    hub.refuses = change_once_it_is_counted
+    done = run("dataset:owner/rows")
+    assert done.returncode == 0, done.stderr
+    assert column(tmp_path, "n") == list(range(5000))
+
+
 @pytest.mark.parametrize("path", ["hf://datasets/owner/rows/b.jsonl", "hf://datasets/owner/none/a.jsonl"])
 def test_what_is_not_there_is_one_line(run: Run, path: str) -> None:
     refused = run(path)

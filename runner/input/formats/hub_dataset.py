@@ -57,25 +57,27 @@ def parse_address(text: str) -> Address:
 
 
 class DatasetFormat:
-    """A layout holds nothing: to seek is to skip."""
+    """A layout holds the hub's ``revision`` that was scanned, None for a folder. To seek is to skip."""
 
     suffixes: tuple[str, ...] = ()
 
     def scan(self, path: str, limit: int | None, observed: ObservedRows, tick: Tick) -> Scan:
         num_rows, schema = 0, None
+        revision = None if parse_address(path).folder else fingerprint_of(path)[1]
         with _one_line(path):
-            for table in _tables(_open(path)):
+            for table in _tables(_open(path, revision)):
                 schema = schema or plain_schema(table.schema, path)
                 num_rows += table.num_rows
                 tick(table.num_rows, 0)
                 if limit is not None and num_rows >= limit:
                     break
-        return Scan(num_rows if limit is None else min(num_rows, limit), {}, schema or pa.schema([]))
+        num_rows = num_rows if limit is None else min(num_rows, limit)
+        return Scan(num_rows, {"revision": revision}, schema or pa.schema([]))
 
     def read(self, span: Span, schema: pa.Schema) -> Iterator[SourceRow | RowError]:
         row = span.start
         with _read_on(span.path):
-            tables = _tables(_open(span.path).skip(span.start))
+            tables = _tables(_open(span.path, span.layout.get("revision")).skip(span.start))
         while row < span.stop:
             with _read_on(span.path):
                 table = next(tables, None)
@@ -99,8 +101,8 @@ def fingerprint_of(path: str) -> tuple[int, str]:
     return sum(size for _, size, _ in stats), hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
-def _open(path: str) -> Any:
-    """The dataset as a stream."""
+def _open(path: str, revision: str | None) -> Any:
+    """The dataset as a stream: what the hub had when it was scanned, not what it may have got since."""
     from datasets import load_dataset
 
     address = parse_address(path)
@@ -108,7 +110,7 @@ def _open(path: str) -> Any:
         str(address.folder or address.name),
         address.subset,
         split=address.split or "train",
-        revision=address.revision,
+        revision=revision,
         streaming=True,
     )
 
