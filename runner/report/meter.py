@@ -62,6 +62,7 @@ class Meter:
         self._costed: Reading | None = None
         self._taken_rows = self._taken_samples = 0
         self._began: float | None = None
+        self._rows_before = 0  # that were done when the clock began: an engine may answer a whole batch at once
         self._steps: int | None = None
         self._told: dict[str | None, tuple[Reading, Usage, dict[str, float]]] = {}
 
@@ -82,7 +83,7 @@ class Meter:
             return
         self._steps = stats.steps
         if self._began is None:
-            self._began = now
+            self._began, self._rows_before = now, self.rows
         if self.readings.add(now, stats, self.phases.totals()):
             latest = self.readings.latest
             if latest is not None and self._costed is not None:
@@ -144,9 +145,10 @@ class Meter:
 
     def seconds_left_by_rows(self, now: float) -> float | None:
         """As if the rows left came at the rate of those done: too little wherever answers have a long tail."""
-        if self._began is None or not self.rows:
+        timed_rows = self.rows - self._rows_before
+        if self._began is None or not timed_rows:
             return None
-        return (now - self._began) / self.rows * self.rows_left
+        return (now - self._began) / timed_rows * self.rows_left
 
     def _samples_left(self) -> float:
         """Of the rows that were taken up, and of those that were not, as many each as the others had."""
@@ -169,6 +171,6 @@ class Meter:
         if reader and told is not None and told[0].stats.steps <= latest.stats.steps:
             before = told[0]
         usage = usage_between(before, latest, self._shape, card_of_device(device))
-        phases = shares_between(before.phases, latest.phases)
+        phases = shares_between({} if before is latest else before.phases, latest.phases)
         self._told[reader] = latest, usage, phases
         return usage, phases

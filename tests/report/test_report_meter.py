@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -207,6 +208,22 @@ def test_metrics_hold_the_run_from_start_to_end(tmp_path: Path) -> None:
 
 
 def test_the_time_left_with_an_engine_that_answers_at_once_is_that_of_the_rows() -> None:
-    shown = snapshot(completion_tokens=500, decode_seconds=9.0)
-    assert shown["seconds_left"] == shown["seconds_left_by_rows"] == 50.0
-    assert snapshot(completion_tokens=500, decode_seconds=9.0, num_running=3)["seconds_left"] != 50.0
+    for running, left in ((0, 40.0), (3, None)):
+        meter, stats = a_meter(), EngineStats(steps=100, completion_tokens=500, decode_seconds=9.0, num_running=running)
+        meter.note(100.0, EngineStats(steps=1))
+        first = meter.snapshot(100.0, stats, {})
+        assert first["seconds_left_by_rows"] is None  # the row that it had by then says nothing of the time
+        meter.add_row(RowResult(0))
+        meter.note(110.0, stats)
+        shown = meter.snapshot(110.0, stats, {})
+        assert shown["seconds_left_by_rows"] == 40.0
+        assert (shown["seconds_left"] == 40.0) is (left == 40.0)
+
+
+def test_before_a_second_reading_the_phases_are_those_since_the_beginning() -> None:
+    meter = a_meter()
+    with mock.patch.object(Phases, "totals", return_value={"read": 1.0, "render": 9.0}):
+        meter.note(100.0, EngineStats(steps=1))
+    shown = meter.snapshot(100.0, EngineStats(steps=1), {})
+    assert shown["phases"] == {"read": 0.1, "render": 0.9}
+    assert shown["bottleneck"] == "this process, rendering prompts: 90% of its time"
