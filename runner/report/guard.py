@@ -126,4 +126,4 @@ def ends_in_a_loop(text: str) -> bool:
     if at < 0 or period * _LEAST_TURNS > len(tail):
         return False
     covered = max(period * _LEAST_TURNS, 40)
-    return len(tail) >= covered and all(tail[-i] == tail[-i - period] for i in range(1, covered - period + 1))
+    return len(tail) >= covered and tail[period - covered :] == tail[-covered:-period]
