@@ -1,61 +1,122 @@
-"""What looking at a run costs it: the same rows with the view, metrics.jsonl, scrapes and the guard, and with none.
+"""What looking at a run costs it: the view, metrics.jsonl, scrapes and the guard, on and off in turns in one run.
 
     python -m benchmarks.observing --folder /tmp/observing
 
-Two engines: a tiny model of random weights on this CPU, in its own process as in a run, and the stand-in, which
-answers at once, so that nothing hides what this process does. Two measurements of each:
+Three engines, each fed as in a run: a clock with 512 places that makes 100,000 tokens a second and loses what comes
+too late, as a card does; a tiny model of random weights on this CPU, in a process of its own; the stand-in, which
+answers at once, so that nothing hides what this process does. Nothing is written but metrics.
 
-- Paired: many short runs in the order watched, blind, blind, watched, so that what gets slower or faster meanwhile
-  touches both. The median ratio of their wall clocks with its 95 % interval.
+- Slices: within one run looking is on and off for a second each, in the order on, off, off, on, so that what gets
+  slower or faster meanwhile touches both. Of each such four: the throughput watched by that not watched, and the CPU
+  time of this process for each answer, watched less not watched, times the answers a second: a share of one core.
+  With 95 % intervals by bootstrap.
 - Counted: every call that a run makes of what looks at it is written down with its moment, then made again on fresh
-  objects, again and again, by a clock that says those moments. Their CPU time, which other work on the machine hardly
-  moves, over the wall clock of the run: the most by which looking can slow it. Also for each answer and each second.
-
-Nothing is written but metrics: durability has a benchmark of its own.
+  objects, again and again, by a clock that says those moments: their CPU time, for each answer and each second.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import json
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from benchmarks.durability import Nothing
-from benchmarks.echo import write_rows
-from benchmarks.workloads import TINY as USUAL_TINY
-from runner.cli.compose import compose
-from runner.config import Device, EngineConfig, LoadFormat, ModelSettings
-from runner.engine import EngineProcess, EngineSettings
-from runner.models import resolve_model
-from runner.report.cards import model_shape
+from benchmarks.durability import NUM_SLOTS, PacedEngine
+from benchmarks.observed_run import NUM_SEQS, loop_of, plan_of, tiny_settings, watching
+from runner.engine import EngineProcess
 from runner.report.guard import QualityGuard
-from runner.report.metrics import METRICS, MetricsLog
-from runner.report.progress import Progress
-from runner.report.scrapes import ScrapePoint
-from runner.run.backends import choose_backend
-from runner.run.budget import ErrorBudget
-from runner.run.finishing import Finisher
-from runner.run.inflight import InFlight
-from runner.run.loop import Loop
 from runner.run.plan import Plan
-from runner.run.recovery import RestartingEngine
-from runner.run.source import WorkSource
-from runner.run.stop_strings import StopStringWatch
-from runner.signals import StopFlag
-from runner.types import Completion, EngineClient, EngineStats, RowResult
+from runner.signals import Stop, StopFlag
+from runner.types import EngineClient, EngineStats
 
-NUM_SEQS = 64
-ABBA = (True, False, False, True)  # whether a run is watched
-TINY = USUAL_TINY | {"vocab_size": 256, "max_position_embeddings": 1024, "dtype": "float32"}
+ABBA = (True, False, False, True)  # whether a slice is watched
+WARM_UP = 4  # slices
+CLOCK_RATE = 100_000  # tokens a second
+BOOTSTRAPS = 2000
+
+
+class Slice(NamedTuple):
+    """A part of a run: seconds of the clock and of this process's CPU, what was made in them."""
+
+    seconds: float
+    cpu: float
+    tokens: int
+    answers: int
+
+
+class ClockEngine(PacedEngine):
+    """One that can be told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(NUM_SLOTS / CLOCK_RATE)
+
+    def drop_waiting(self) -> None:
+        """What waits is left behind."""
+
+
+class Turns:
+    """Says whether looking is on, and measures each turn. Between turns that are on its clock stands still.
+
+    So that a view that is drawn once a second is drawn once in each second of looking.
+    """
+
+    def __init__(self, seconds: float, count: int, stop: StopFlag) -> None:
+        self.is_on = ABBA[0]
+        self.answers = 0
+        self.slices: list[Slice] = []
+        self._seconds, self._count, self._stop = seconds, count, stop
+        self._looked = 0.0
+        self._began, self._cpu, self._tokens = time.monotonic(), time.process_time(), 0
+
+    def monotonic(self) -> float:
+        """Seconds of looking."""
+        return self._looked + (time.monotonic() - self._began if self.is_on else 0.0)
+
+    def look(self, stats: EngineStats) -> None:
+        """Ends the turn if it is time to."""
+        now = time.monotonic()
+        if now < self._began + self._seconds:
+            return
+        self._looked += now - self._began if self.is_on else 0.0
+        cpu, tokens = time.process_time(), stats.completion_tokens
+        self.slices.append(Slice(now - self._began, cpu - self._cpu, tokens - self._tokens, self.answers))
+        self.is_on = ABBA[len(self.slices) % len(ABBA)]
+        self._began, self._cpu, self._tokens, self.answers = now, cpu, tokens, 0
+        if len(self.slices) >= self._count:
+            self._stop.request(Stop.NOW)
+
+
+class InTurns:
+    """Stands for a `Progress` or a `QualityGuard`, which it asks only while looking is on."""
+
+    def __init__(self, asked: Any, turns: Turns) -> None:
+        self._asked, self._turns = asked, turns
+
+    def add_sample(self, completion_tokens: int) -> None:
+        self._turns.answers += 1
+        if self._turns.is_on:
+            self._asked.add_sample(completion_tokens)
+
+    def show(self, stats: EngineStats) -> None:
+        if self._turns.is_on:
+            self._asked.show(stats)
+        self._turns.look(stats)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        method, turns = getattr(self._asked, name), self._turns
+
+        def ask(*arguments: Any, **named: Any) -> None:
+            if turns.is_on:
+                method(*arguments, **named)
+
+        setattr(self, name, ask)
+        return ask
 
 
 class Call(NamedTuple):
@@ -65,32 +126,6 @@ class Call(NamedTuple):
     of_guard: bool
     name: str
     arguments: tuple[Any, ...]
-
-
-class NoProgress(Progress):
-    """Looks away."""
-
-    def __init__(self) -> None: ...
-
-    def enter(self, phase: str) -> None: ...
-
-    def add_taken(self, num_rows: int, num_samples: int) -> None: ...
-
-    def add_sample(self, completion_tokens: int) -> None: ...
-
-    def add_row(self, result: RowResult) -> None: ...
-
-    def show(self, stats: EngineStats) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class NoGuard(QualityGuard):
-    """Reads no answer."""
-
-    def add(self, completion: Completion, parsed: bool) -> None: ...
-
-    def check(self) -> None: ...
 
 
 class Recorder:
@@ -109,11 +144,6 @@ class Recorder:
         return record
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 @dataclass
 class Clock:
     """In place of the module `time`, for those who look: says the moment of the call that is made again."""
@@ -127,64 +157,60 @@ class Clock:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="for the rows, the model and the metrics")
-    parser.add_argument("--rows", type=int, default=250, help="of a run; the stand-in answers twenty times as many")
-    parser.add_argument("--rounds", type=int, default=50, help="of four runs each")
-    parser.add_argument("--counted-rows", type=int, default=4000, help="of the run that is written down; as --rows")
+    parser.add_argument("--groups", type=int, default=50, help="of four slices each, for each engine")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a slice")
+    parser.add_argument(
+        "--counted-rows",
+        type=int,
+        default=3000,
+        help="of the run that is written down; the stand-in has 40 times as many",
+    )
     parser.add_argument("--replays", type=int, default=20)
+    parser.add_argument(
+        "--engines", nargs="+", choices=("clock", "tiny", "stand-in"), default=["clock", "tiny", "stand-in"]
+    )
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    tiny = EngineProcess(tiny_settings(arguments.folder / "model"))
-    try:
-        compare("a tiny model", arguments, lambda: tiny, 1)
-    finally:
-        tiny.close()
-    compare("the stand-in", arguments, None, 20)
+    if "clock" in arguments.engines:
+        measure("a clock", arguments, ClockEngine, NUM_SLOTS)
+    if "tiny" in arguments.engines:
+        tiny = EngineProcess(tiny_settings(arguments.folder / "model"))
+        try:
+            measure("a tiny model", arguments, lambda: tiny, NUM_SEQS)
+        finally:
+            tiny.close()
+    if "stand-in" in arguments.engines:
+        measure("the stand-in", arguments, None, NUM_SEQS, 40)
 
 
-def tiny_settings(folder: Path) -> EngineSettings:
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(TINY))
-    model = ModelSettings(path=str(folder), device=Device.cpu, load_format=LoadFormat.dummy)
-    return EngineSettings(resolve_model(model), model, EngineConfig(max_num_seqs=NUM_SEQS, cpu_kv_cache_gib=0.1))
+def measure(
+    title: str, arguments: argparse.Namespace, start: Callable[[], EngineClient] | None, num_places: int, times: int = 1
+) -> None:
+    """``times`` a thousand answers a second are more than the engine gives."""
+    seconds = arguments.seconds * (len(ABBA) * arguments.groups + WARM_UP)
+    counted = plan_of(arguments.folder, times * arguments.counted_rows, start)
+    report_counted(title, *recorded(counted, num_places), counted, arguments)
+    report_slices(title, in_turns(plan_of(arguments.folder, int(1000 * times * seconds), start), num_places, arguments))
 
 
-def compare(title: str, arguments: argparse.Namespace, start: Callable[[], EngineClient] | None, times: int) -> None:
-    short, counted = (
-        plan_of(arguments.folder, times * rows, start) for rows in (arguments.rows, arguments.counted_rows)
-    )
-    timed(short, arguments.folder, True)  # warms up
-    report_counted(title, *recorded(counted), counted, arguments)
-    rounds = [[timed(short, arguments.folder, watched) for watched in ABBA] for _ in range(arguments.rounds)]
-    report_paired(title, rounds, times * arguments.rows)
+def in_turns(plan: Plan, num_places: int, arguments: argparse.Namespace) -> list[Slice]:
+    """The slices of one run, in groups of `ABBA`."""
+    stop, guard = StopFlag(), QualityGuard()
+    progress = watching(plan, arguments.folder, guard)
+    turns = Turns(arguments.seconds, len(ABBA) * arguments.groups + WARM_UP, stop)
+    with mock.patch("runner.report.progress.time", turns):
+        assert not loop_of(plan, InTurns(guard, turns), InTurns(progress, turns), stop, num_places).run(), (
+            "too few rows"
+        )
+        progress.close()
+    return turns.slices[WARM_UP:]
 
 
-def plan_of(folder: Path, num_rows: int, start: Callable[[], EngineClient] | None) -> Plan:
-    source = folder / f"rows-{num_rows}.jsonl"
-    write_rows(source, num_rows)
-    settings = ["job=generate", "engine=echo", f"input.path={source}", f"output.dir={folder / 'out'}"]
-    settings += ["sampling.max_tokens=32", "sampling.ignore_eos=true", f"engine.max_num_seqs={NUM_SEQS}"]
-    config = compose(settings)
-    backend = choose_backend(config)
-    return Plan(config, backend if start is None else replace(backend, start_engine=start))
-
-
-def timed(plan: Plan, folder: Path, is_watched: bool) -> float:
-    """Seconds of a whole run over the rows of a plan; the engine stays as it is."""
-    guard = QualityGuard() if is_watched else NoGuard()
-    progress = watching(plan, folder, guard) if is_watched else NoProgress()
-    loop = loop_of(plan, guard, progress)
-    began = time.perf_counter()
-    assert loop.run()
-    seconds = time.perf_counter() - began
-    progress.close()
-    return seconds
-
-
-def recorded(plan: Plan) -> tuple[list[Call], float]:
+def recorded(plan: Plan, num_places: int) -> tuple[list[Call], float]:
     """Every call of a run, and its seconds."""
     calls: list[Call] = []
     guard: Any = Recorder(calls, of_guard=True)
-    loop = loop_of(plan, guard, Recorder(calls, of_guard=False))
+    loop = loop_of(plan, guard, Recorder(calls, of_guard=False), num_places=num_places)
     began = time.perf_counter()
     assert loop.run()
     return calls, time.perf_counter() - began
@@ -213,40 +239,6 @@ def replayed(calls: list[Call], plan: Plan, folder: Path) -> tuple[float, float]
     return looking, seconds - looking
 
 
-def watching(plan: Plan, folder: Path, guard: QualityGuard) -> Progress:
-    """Everything that can look at a run, as often as it does by default."""
-    (folder / METRICS.parent).mkdir(exist_ok=True)
-    return Progress(
-        plan.inventory.num_rows,
-        0,
-        plan.sampling.max_tokens,
-        Terminal(),
-        max_num_seqs=NUM_SEQS,
-        shape=model_shape(TINY),
-        guard=guard,
-        metrics=MetricsLog(folder, "observing"),
-        scrapes=ScrapePoint("127.0.0.1", 0, "observing"),
-    )
-
-
-def loop_of(plan: Plan, guard: QualityGuard, progress: Any) -> Loop:
-    tokenizer = plan.backend.open_tokenizer()
-    sink = Nothing(plan.inventory.num_rows, 1000)
-    return Loop(
-        source=WorkSource(sink, plan.reader(), plan.renderer(tokenizer)),
-        engine=RestartingEngine(plan.backend.start_engine),
-        finisher=Finisher(plan.job, tokenizer, plan.columns.names, "observing", guard=guard),
-        watch=StopStringWatch(tokenizer),
-        writer=sink,
-        inflight=InFlight(0),
-        budget=ErrorBudget(1.0, 1),
-        guard=guard,
-        progress=progress,
-        stop=StopFlag(),
-        max_samples=2 * NUM_SEQS,
-    )
-
-
 def report_counted(title: str, calls: list[Call], seconds: float, plan: Plan, arguments: argparse.Namespace) -> None:
     found = [replayed(calls, plan, arguments.folder) for _ in range(arguments.replays)]
     low, middle, high = statistics.quantiles(map(sum, found), n=4)
@@ -260,17 +252,35 @@ def report_counted(title: str, calls: list[Call], seconds: float, plan: Plan, ar
     )
 
 
-def report_paired(title: str, rounds: list[list[float]], num_rows: int) -> None:
-    """Each round has the seconds of four runs, in the order of `ABBA`."""
-    ratios = [(first + fourth) / (second + third) for first, second, third, fourth in rounds]
-    chance = random.Random(0)
-    medians = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(2000))
-    blind = statistics.median(seconds for round_ in rounds for seconds in round_[1:3])
+def report_slices(title: str, slices: Sequence[Slice]) -> None:
+    groups = [slices[at : at + len(ABBA)] for at in range(0, len(slices), len(ABBA))]
+    ratios = [_speed(first, fourth) / _speed(second, third) for first, second, third, fourth in groups]
+    rate = sum(each.answers for each in slices) / sum(each.seconds for each in slices)
+    shares = [rate * (_cpu(first, fourth) - _cpu(second, third)) for first, second, third, fourth in groups]
+    blind = statistics.median(_speed(*group[1:3]) for group in groups)
     print(
-        f"{title}, paired: {num_rows} answers in {blind:.3f} s not watched; {len(ratios)} ratios, median "
-        f"{statistics.median(ratios):.4f}, 95 % interval {medians[50]:.4f} to {medians[-51]:.4f}",
+        f"{title}, {len(slices)} slices: {rate:.0f} answers and {blind:.0f} tokens a second; watched by not watched, "
+        f"median {_interval(ratios, statistics.median, '.4f')}, mean {_interval(ratios, statistics.fmean, '.4f')}; "
+        f"CPU of looking {_interval(shares, statistics.fmean, '.2%')} of a core, of this process in all "
+        f"{sum(each.cpu for each in slices) / sum(each.seconds for each in slices):.0%}",
         flush=True,
     )
+
+
+def _speed(*slices: Slice) -> float:
+    return sum(each.tokens for each in slices) / sum(each.seconds for each in slices)
+
+
+def _cpu(*slices: Slice) -> float:
+    """Seconds an answer."""
+    return sum(each.cpu for each in slices) / sum(each.answers for each in slices)
+
+
+def _interval(values: Sequence[float], middle: Callable[[Sequence[float]], float], form: str) -> str:
+    chance = random.Random(0)
+    found = sorted(middle(chance.choices(values, k=len(values))) for _ in range(BOOTSTRAPS))
+    low, high = found[BOOTSTRAPS // 40], found[-BOOTSTRAPS // 40]
+    return f"{middle(values):{form}} ({low:{form}} to {high:{form}})"
 
 
 if __name__ == "__main__":
