@@ -26,9 +26,9 @@ _ROOMY_CACHE = 0.6
 
 
 def bottleneck(
-    stats: EngineStats, phases: Mapping[str, float], usage: Usage, max_num_seqs: int, rows_left: int, rows_done: int
+    stats: EngineStats, phases: Mapping[str, float], usage: Usage, max_num_seqs: int, rows_left: int, most_running: int
 ) -> str:
-    """From what is known, the first that holds; empty when no row is left."""
+    """From what is known, the first that holds; empty when no row is left. ``most_running``: at once, so far."""
     busiest = max(_BUSY, key=lambda name: phases.get(name, 0.0))
     full = bool(stats.kv_blocks_total) and stats.kv_blocks_used >= _FULL_CACHE * stats.kv_blocks_total
     rules = (
@@ -38,7 +38,7 @@ def bottleneck(
             sum(phases.get(name, 0.0) for name in _BUSY) > _BUSY_SHARE,
             f"this process, {_BUSY[busiest]}: {phases.get(busiest, 0.0):.0%} of its time",
         ),
-        (not stats.num_waiting and 0 < rows_left <= stats.num_running, _last(stats.num_running, rows_done)),
+        (not stats.num_waiting and 0 < rows_left <= stats.num_running, _last(stats.num_running, most_running)),
         (not stats.num_waiting and stats.num_running < max_num_seqs / 2, "too few rows reach the engine"),
         (
             bool(stats.device) and usage.idle > _IDLE_SHARE,
@@ -62,10 +62,10 @@ def bottleneck(
     return next((text for holds, text in rules if holds), "the engine")
 
 
-def _last(num_running: int, rows_done: int) -> str:
-    """All that is left runs; before anything is done that is no tail yet."""
-    if not rows_done:
-        return f"few rows: all answers run at once, {num_running} of them" if num_running > 1 else "a single answer"
+def _last(num_running: int, most_running: int) -> str:
+    """All that is left runs; as long as the engine is half as busy as it ever was, that is no tail yet."""
+    if 2 * num_running > most_running:
+        return f"few rows: the {num_running} that are left run at once" if num_running > 1 else "a single answer"
     return f"the tail: the last {num_running} answers" if num_running > 1 else "the tail: the last answer"
 
 

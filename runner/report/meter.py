@@ -63,6 +63,7 @@ class Meter:
         self._taken_rows = self._taken_samples = 0
         self._began: float | None = None
         self._rows_before = 0  # that were done when the clock began: an engine may answer a whole batch at once
+        self._most_running = 0
         self._steps: int | None = None
         self._told: dict[str | None, tuple[Reading, Usage, dict[str, float]]] = {}
 
@@ -82,6 +83,7 @@ class Meter:
         if stats.steps == self._steps or not (stats.steps or stats.num_running):
             return
         self._steps = stats.steps
+        self._most_running = max(self._most_running, stats.num_running)
         if self._began is None:
             self._began, self._rows_before = now, self.rows
         if self.readings.add(now, stats, self.phases.totals()):
@@ -121,9 +123,7 @@ class Meter:
             "phases": phases,
             "quality": {name: round(rate, 4) for name, rate in quality.items()},
             "engine": {name: getattr(stats, name) for name in _COUNTERS},
-            "bottleneck": bottleneck(
-                stats, phases, usage, self.max_num_seqs, self.rows_left, self.done_rows + self.rows
-            ),
+            "bottleneck": bottleneck(stats, phases, usage, self.max_num_seqs, self.rows_left, self._most_running),
         }
 
     @property

@@ -108,14 +108,18 @@ def stats(running: int, waiting: int = 0, **more: Any) -> EngineStats:
 def test_the_bottleneck_is_named(
     stats: EngineStats, phases: dict[str, float], usage: Usage, rows_left: int, part: str
 ) -> None:
-    assert part in bottleneck(stats, phases, usage, 8, rows_left, 1)
-    assert bottleneck(stats, phases, usage, 8, rows_left=0, rows_done=1) == ""
+    assert part in bottleneck(stats, phases, usage, 8, rows_left, 8)
+    assert bottleneck(stats, phases, usage, 8, rows_left=0, most_running=8) == ""
 
 
-def test_what_runs_before_a_row_is_done_is_no_tail() -> None:
-    assert bottleneck(stats(6), IDLE, Usage(), 8, 6, 0) == "few rows: all answers run at once, 6 of them"
-    assert bottleneck(stats(1), IDLE, Usage(), 8, 1, 0) == "a single answer"
-    assert bottleneck(stats(6), IDLE, Usage(), 8, 6, 1) == "the tail: the last 6 answers"
+def test_what_runs_all_at_once_is_no_tail_before_half_of_it_is_done() -> None:
+    assert bottleneck(stats(6), IDLE, Usage(), 8, 6, 8) == "few rows: the 6 that are left run at once"
+    assert bottleneck(stats(1), IDLE, Usage(), 8, 1, 1) == "a single answer"
+    assert bottleneck(stats(4), IDLE, Usage(), 8, 4, 8) == "the tail: the last 4 answers"
+    meter = a_meter()
+    for running, said in ((6, "few rows: the 5 that are left run at once"), (40, "the tail: the last 5 answers")):
+        meter.note(running, EngineStats(steps=running, num_running=running))
+        assert meter.snapshot(running, stats(5), {})["bottleneck"] == said
 
 
 def a_meter() -> Meter:
