@@ -85,12 +85,21 @@ class Meter:
         self._steps = stats.steps
         self._most_running = max(self._most_running, stats.num_running)
         if self._began is None:
-            self._began, self._rows_before = now, self.rows
+            self._begin(now, stats)
         if self.readings.add(now, stats, self.phases.totals()):
             latest = self.readings.latest
             if latest is not None and self._costed is not None:
                 self._cost.add(self._costed, latest)
             self._costed = latest
+
+    def _begin(self, now: float, stats: EngineStats) -> None:
+        """The clock begins with the first step, whose counters come when it is over: it may have read many prompts."""
+        worked = stats.prefill_seconds + stats.decode_seconds
+        self._began, self._rows_before = now - worked, self.rows
+        if worked:
+            phases = self.phases.totals()
+            phases["wait"] = max(phases["wait"] - worked, 0.0)
+            self.readings.add(self._began, EngineStats(device=stats.device), phases)
 
     def snapshot(
         self, now: float, stats: EngineStats, quality: Mapping[str, float], reader: str | None = None

@@ -150,6 +150,14 @@ def test_each_reader_has_shares_of_its_own_time() -> None:
     assert meter.snapshot(20.0, stats, {})["usage"]["prefill"] == 0.5
 
 
+def test_the_first_step_counts_though_it_is_over_when_its_counters_come() -> None:
+    meter = a_meter()
+    meter.note(100.0, EngineStats(steps=1, prefill_seconds=8.0, prompt_tokens=800, num_running=5))
+    shown = meter.snapshot(100.0, EngineStats(steps=1, num_running=5), {})
+    assert (shown["generating_seconds"], shown["prompt_tokens_per_second"]) == (8.0, 100.0)
+    assert shown["usage"]["prefill"] == 1.0
+
+
 def test_a_new_engine_counts_anew() -> None:
     meter = a_meter()
     meter.note(0.0, EngineStats(steps=50, decode_seconds=9.0))
