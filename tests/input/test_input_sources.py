@@ -280,3 +280,12 @@ def test_rows_that_cannot_be_read_are_no_ids(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"id": [1]}\n{"id": [1]}\n{"id"\n')
     inventory = build_inventory(InputConfig(path=str(tmp_path / "a.jsonl")))
     assert sum(isinstance(row, RowError) for row in InventoryReader(inventory).read(0, 3)) == 1
+
+
+def test_what_a_driver_logs_of_a_failed_attempt_is_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    refusal("memory://none.jsonl")
+    try:
+        raise RuntimeError("gone")
+    except RuntimeError:
+        logging.getLogger("fsspec").exception("attempt 1 failed")  # the package of memory://, as gcsfs does
+    assert "attempt 1 failed" in caplog.text and "Traceback" not in caplog.text
