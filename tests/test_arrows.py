@@ -35,7 +35,7 @@ ALLOWED = {
     "output": set(),
     "engine": {"models", "text"},
     "run": {"text", "input", "output", "models", "engine", "report", "signals", "echo"},
-    "launch": {"output", "report", "signals"},
+    "launch": {"input", "output", "report", "signals"},
     "__main__": {"cli", "run", "launch", "report", "signals"},
     "preview": {"cli", "run", "report", "text"},
     "preflight": {"cli", "run", "report"},

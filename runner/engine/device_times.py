@@ -18,14 +18,18 @@ class DeviceTimes:
     _token: float = inf  # of a prompt, in the fastest step
     _last: Event | None = None
 
-    def add(self, begin: Event, end: Event, num_prefill_tokens: int) -> None:
-        """Counts a step whose results are in; steps come in their order."""
+    def add(self, begin: Event, end: Event, num_prefill_tokens: int, num_decode: int) -> None:
+        """Counts a step whose results are in; steps come in their order.
+
+        Of a step with both, prompts get what they take alone and rows the rest.
+        """
         seconds = end.seconds_since(begin)
         if num_prefill_tokens:
-            self.prefill += seconds
             self._token = min(self._token, seconds / num_prefill_tokens)
-        else:
-            self.decode += seconds
+        prefill = min(seconds, self.expected(num_prefill_tokens)) if num_decode else seconds
+        prefill = prefill if num_prefill_tokens else 0.0
+        self.prefill += prefill
+        self.decode += seconds - prefill
         if self._last is not None:
             self.idle += begin.seconds_since(self._last)
         self._last = end

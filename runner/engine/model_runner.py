@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from runner.engine.admission import EditLoad, edits_of
 from runner.engine.attention.base import AttentionBackend
 from runner.engine.attention.metadata import AttentionBatch
 from runner.engine.batch import BatchBuilder, Packet, Section, packet_capacity
@@ -19,9 +20,8 @@ from runner.engine.graphs import DecodeGraphs
 from runner.engine.layers import StepContext
 from runner.engine.plan import StepPlan
 from runner.engine.results import ResultLayout, StepResults, most_words, step_width
-from runner.engine.sampler import LogprobsBuffer, SamplingState, Variant, bias_entries, load_sampler, needs_edits
+from runner.engine.sampler import LogprobsBuffer, SamplingState, Variant, load_sampler
 from runner.engine.scheduler import SchedulerConfig
-from runner.engine.sequence import Sequence
 from runner.engine.slots import SlotTable
 
 _NUM_BUFFERS = 2  # one pair is filled and read by the host while the device works on the other
@@ -91,7 +91,7 @@ class ModelRunner:
             device.h2d.enqueue(_copy(host_in, device_in, size), reads=[host_in], writes=[device_in])
             device.compute.wait(device.h2d.record())
         layout = ResultLayout(len(plan.sampled), step_width(table.logprob_words[plan.sampled]))
-        step = _Step(packet, len(plan.decode), layout, variant(plan, table), _edits(plan.admitted))
+        step = _Step(packet, len(plan.decode), layout, variant(plan, table), edits_of(plan.admitted))
         reads = [device_in] if packet.size else []
         begin = device.compute.record()
         device.compute.enqueue(
@@ -115,7 +115,8 @@ class ModelRunner:
     def results(self, launched: Launched) -> StepResults:
         """Waits for a step."""
         launched.event.synchronize()
-        self.times.add(launched.begin, launched.end, launched.plan.num_prefill_tokens)
+        plan = launched.plan
+        self.times.add(launched.begin, launched.end, plan.num_prefill_tokens, len(plan.decode))
         return launched.layout.read(launched.buffer.host_read())
 
     def recover(self) -> None:
@@ -130,7 +131,9 @@ class ModelRunner:
         prefills = bool(step.packet.token_ids.count)
         num_rows = self._num_rows(step.num_decode)
         logprobs = _logprobs_buffer(step.layout, step.layout.num_rows if prefills else num_rows, out.device)
-        if prefills:
+        if prefills and self._graphs and step.num_decode and step.variant is not Variant.FULL:
+            tokens, status = self._prefill_beside(self._graphs, step, data)
+        elif prefills:
             tokens, status = self._prefill(step, data, logprobs)
         elif self._graphs and step.variant is not Variant.FULL:
             tokens, status = self._graphs.run(num_rows, step.variant)
@@ -182,6 +185,26 @@ class ModelRunner:
             return logits.new_empty(0), logits.new_empty(0)
         slots, sample_positions = _take(data, packet.sampled_slots), _take(data, packet.sample_positions)
         return self._sample(logits, slots, sample_positions, step.variant, logprobs)
+
+    def _prefill_beside(self, graphs: DecodeGraphs, step: _Step, data: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, with the decode rows on a stream of their own: they read their cache while the prompts compute."""
+        packet, num_decode = step.packet, step.num_decode
+        decoded: list[tuple[Tensor, Tensor]] = []
+        with self._device.beside(lambda: decoded.append(graphs.run(num_decode, step.variant))):
+            batch = AttentionBatch(
+                slot_mapping=_take(data, packet.slot_mapping).long()[:0],
+                block_table=self.slots.block_table,
+                block_size=self._config.block_size,
+            )
+            self._add_chunks(batch, packet, data)
+            finals = _take(data, packet.sampled)[num_decode:] - num_decode
+            logits = self._forward(_take(data, packet.token_ids), _take(data, packet.positions), batch, finals)
+        if not len(finals):
+            return decoded[0]
+        slots, positions = (_take(data, part)[num_decode:] for part in (packet.sampled_slots, packet.sample_positions))
+        sampled = self._sample(logits, slots, positions, step.variant, None)
+        tokens, status = (torch.cat(pair) for pair in zip(decoded[0], sampled, strict=True))
+        return tokens, status
 
     def _sample(
         self, logits: Tensor, slots: Tensor, positions: Tensor, variant: Variant, logprobs: LogprobsBuffer | None
@@ -242,7 +265,7 @@ class _Step:
     num_decode: int
     layout: ResultLayout
     variant: Variant
-    edits: list[tuple[int, Callable[[SamplingState], None] | None]]
+    edits: list[tuple[int, EditLoad | None]]
 
 
 def variant(plan: StepPlan, table: SlotTable) -> Variant:
@@ -255,23 +278,6 @@ def variant(plan: StepPlan, table: SlotTable) -> Variant:
 
 def _logprobs_buffer(layout: ResultLayout, num_rows: int, device: torch.device) -> LogprobsBuffer | None:
     return None if layout.num_top is None else LogprobsBuffer.empty(num_rows, layout.num_top, device)
-
-
-def _edits(admitted: list[Sequence]) -> list[tuple[int, Callable[[SamplingState], None] | None]]:
-    """For each admitted slot, how its edits are loaded, or None where it has none."""
-    return [(s.slot, _edit_loader(s) if needs_edits(s.sampling) else None) for s in admitted]
-
-
-def _edit_loader(sequence: Sequence) -> Callable[[SamplingState], None]:
-    slot, sampling = sequence.slot, sequence.sampling
-    prompt, outputs = torch.from_numpy(sequence.prompt.token_ids), torch.from_numpy(sequence.outputs)
-    bias = bias_entries(sampling)
-
-    def load(state: SamplingState) -> None:
-        device = state.words.device
-        state.load_edits(slot, sampling, prompt.to(device), outputs.to(device), bias)
-
-    return load
 
 
 def _take(data: Tensor, section: Section) -> Tensor:

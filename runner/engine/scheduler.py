@@ -12,6 +12,7 @@ from itertools import islice
 
 import numpy as np
 
+from runner.engine.beside import Beside
 from runner.engine.plan import Chunk, StepPlan
 from runner.engine.results import StepResults
 from runner.engine.roster import Roster
@@ -31,6 +32,7 @@ class SchedulerConfig:
     block_size: int
     num_blocks: int
     mixed_prefill: bool = False
+    beside: Beside | None = None
     deterministic: bool = False
     eos_ids: tuple[int, ...] = ()
 
@@ -96,11 +98,12 @@ class Scheduler:
         """The next step, or None when nothing can be launched before more results are in."""
         plan = StepPlan(np.empty(0, np.int32))
         decodable = self._decodable()
-        prefill = self._wants_prefill(len(decodable))
-        if self.config.mixed_prefill or not prefill:
+        room = self._prompt_room(len(decodable))
+        prefill = self._wants_prefill(len(decodable), room)
+        if self._runs_beside(len(decodable)) or not prefill:
             self._plan_decode(plan, decodable)
         if prefill:
-            self._plan_chunks(plan)
+            self._plan_chunks(plan, room)
             if plan.is_empty:  # nobody could be admitted after all
                 self._plan_decode(plan, self._decodable())
         if plan.is_empty:
@@ -155,28 +158,49 @@ class Scheduler:
 
     # --- prefill ---
 
-    def _wants_prefill(self, num_decodable: int) -> bool:
+    def _runs_beside(self, num_decodable: int) -> bool:
+        beside = self.config.beside
+        return self.config.mixed_prefill or (beside is not None and num_decodable >= beside.fewest_rows)
+
+    def _prompt_room(self, num_decodable: int) -> int:
+        """Most prompt tokens of this step."""
+        beside, most = self.config.beside, self.config.max_num_batched_tokens
+        if self.config.mixed_prefill:
+            return most - min(num_decodable, most)
+        if beside is not None and num_decodable >= beside.fewest_rows:
+            return min(most, max(beside.fewest_tokens, beside.tokens_per_row * num_decodable))
+        return most
+
+    def _wants_prefill(self, num_decodable: int, room: int) -> bool:
         if self.roster.prefilling:
             return True
-        ready = min(len(self.roster.waiting), self._num_admissible)
-        if ready == 0:
+        if not self.roster.waiting or self._num_admissible == 0:
             return False
         if num_decodable == 0 or self.config.mixed_prefill:
             return True
-        # Hysteresis: a prefill step interrupts all running rows, so it waits until it is worth one.
-        if ready >= min(len(self.roster.waiting), max(1, self.max_running // 8)):
-            return True
-        tokens = sum(s.num_prefill_tokens for s in islice(self.roster.waiting, ready))
-        return tokens >= self.config.max_num_batched_tokens
+        # Hysteresis: a prefill step costs the running rows and the host some time, so it waits until it is worth one.
+        room = min(room, self.blocks.num_blocks * self.config.block_size // 8)
+        count, tokens = self._admissible(room)
+        return tokens >= room or count >= min(len(self.roster.waiting), max(1, self.max_running // 8))
+
+    def _admissible(self, room: int) -> tuple[int, int]:
+        """How many of those that wait would get a place and blocks now, and their tokens, up to ``room`` of them."""
+        blocks, count, tokens = self.blocks.num_available - self._reserve(), 0, 0
+        for sequence in islice(self.roster.waiting, self._num_admissible):
+            blocks -= -(-sequence.num_prefill_tokens // self.config.block_size)
+            if blocks < 0 or tokens >= room:
+                break
+            count, tokens = count + 1, tokens + sequence.num_prefill_tokens
+        return count, tokens
 
     @property
     def _num_admissible(self) -> int:
         return max(0, min(self.slots.num_free, self.max_running - self.roster.num_occupied))
 
-    def _plan_chunks(self, plan: StepPlan) -> None:
-        budget = self.config.max_num_batched_tokens - len(plan.decode)
+    def _plan_chunks(self, plan: StepPlan, room: int) -> None:
+        budget = room
         while budget > 0:
-            if not self.roster.prefilling and not (self._fits_the_step(plan, budget) and self._admit(plan)):
+            if not self.roster.prefilling and not (self._fits_the_step(plan, budget, room) and self._admit(plan)):
                 break
             sequence = self.roster.prefilling[0]
             left = sequence.num_prefill_tokens - sequence.num_scheduled
@@ -187,12 +211,12 @@ class Scheduler:
             if self.config.deterministic:
                 break  # one prompt a step, cut at fixed places: its arithmetic depends on nothing else
 
-    def _fits_the_step(self, plan: StepPlan, budget: int) -> bool:
-        """A short prompt is not cut for the last tokens of a step: its rest would be a prefill step of its own."""
+    def _fits_the_step(self, plan: StepPlan, budget: int, room: int) -> bool:
+        """A prompt is not cut for the last tokens of a step that is half full: prompts in one piece read no cache."""
         if not self.roster.waiting or not plan.chunks:
             return True
         tokens = self.roster.waiting[0].num_prefill_tokens
-        return not budget < tokens <= self.config.max_num_batched_tokens // 64
+        return not budget < tokens <= room // 2
 
     def _schedule_chunk(self, plan: StepPlan, chunk: Chunk) -> None:
         sequence, size = chunk.sequence, self.config.block_size
@@ -236,8 +260,11 @@ class Scheduler:
         if self._holding and available < num_blocks + self.blocks.num_blocks // 10:
             return False
         self._holding = False
-        # A running row needs a new block every block_size steps: leave one for each, within reason.
-        return available >= num_blocks + max(min(occupied, self.blocks.num_blocks // 50), self._expected_growth())
+        return available >= num_blocks + self._reserve()
+
+    def _reserve(self) -> int:
+        """Blocks to leave: a running row needs a new one every block_size steps, each one then, within reason."""
+        return max(min(self.roster.num_occupied, self.blocks.num_blocks // 50), self._expected_growth())
 
     def _expected_growth(self) -> int:
         """Blocks to leave for what the running rows are expected to add.

@@ -80,6 +80,20 @@ class AttentionBackend(ABC):
         that is attended to. Rows past ``cu_seqlens_q[-1]`` are padding and come back undefined.
         """
 
+    def append_and_decode(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        cache: KVCache,
+        batch: AttentionBatch,
+        spec: AttentionSpec,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`write` and `decode` of a step of decode rows alone; a backend may do both in one launch."""
+        self.write(key, value, cache, batch)
+        return self.decode(query, cache, batch, spec, sinks)
+
     def attend(
         self,
         query: torch.Tensor,
@@ -94,10 +108,10 @@ class AttentionBackend(ABC):
 
         ``sinks`` [H] are the logits of a spec with sinks, in the scale of the scores.
         """
+        if batch.num_prefill == 0:
+            return self.append_and_decode(query, key, value, cache, batch, spec, sinks)
         self.write(key, value, cache, batch)
         split = batch.num_decode
-        if batch.num_prefill == 0:
-            return self.decode(query, cache, batch, spec, sinks)
         if split == 0:
             return self.prefill(query, key, value, cache, batch, spec, sinks)
         decoded = self.decode(query[:split], cache, batch, spec, sinks)

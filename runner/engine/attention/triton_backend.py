@@ -61,6 +61,18 @@ class TritonAttention(AttentionBackend):
     ) -> torch.Tensor:
         return self._decode(query, cache, batch, spec, sinks)
 
+    def append_and_decode(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        cache: KVCache,
+        batch: AttentionBatch,
+        spec: AttentionSpec,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return self._decode(query, cache, batch, spec, sinks, (key, value))
+
     def prefill(
         self,
         query: torch.Tensor,

@@ -85,15 +85,23 @@ class TritonDecode:
         batch: AttentionBatch,
         spec: AttentionSpec,
         sinks: torch.Tensor | None,
+        new: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """query [R, H, D] -> [R, H, Dv]."""
+        """query [R, H, D] -> [R, H, Dv].
+
+        ``new`` has the key [R, KVH, D] and value [R, KVH, Dv] of each row's last token, to be written to the cache;
+        without it they are there already.
+        """
         num_rows = batch.num_decode
         assert num_rows <= self._max_rows, "the backend was made for fewer decode rows"
         config = self._configs[spec]
         splits = config.splits_of(num_rows, spec.num_kv_heads)
+        new_key, new_value = (query, query) if new is None else new
         out = torch.empty(query.shape[0], spec.num_heads, spec.value_dim, dtype=query.dtype, device=query.device)
         decode_kernel[(spec.num_kv_heads * splits, num_rows)](
             query,
+            new_key,
+            new_value,
             cache.key,
             cache.value,
             out,
@@ -108,8 +116,11 @@ class TritonDecode:
             spec.scale,
             batch.block_table.stride(0),
             *query.stride()[:2],
+            *new_key.stride()[:2],
+            *new_value.stride()[:2],
             *cache.key.stride()[:3],
             *cache.value.stride()[:3],
+            APPEND=new is not None,
             KV_HEADS=spec.num_kv_heads,
             GROUP=spec.group,
             HEAD_DIM=spec.head_dim,

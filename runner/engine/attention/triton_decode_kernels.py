@@ -8,6 +8,7 @@ import triton.language as tl
 from runner.engine.attention.triton_decode_pieces import (
     attend,
     combine_parts,
+    copy_numbers,
     hidden_tiles,
     is_last,
     store_answer,
@@ -19,6 +20,8 @@ from runner.engine.attention.triton_decode_pieces import (
 @triton.jit(do_not_specialize=["num_splits"])
 def decode_kernel(
     query_ptr,
+    new_key_ptr,  # [R, KVH, D] of each row's last token
+    new_value_ptr,
     key_ptr,
     value_ptr,
     out_ptr,  # [R, H, Dv] dense
@@ -34,12 +37,17 @@ def decode_kernel(
     table_stride,
     query_row_stride,
     query_stride,
+    new_key_stride,
+    new_key_head_stride,
+    new_value_stride,
+    new_value_head_stride,
     key_block_stride,
     key_stride,
     key_head_stride,
     value_block_stride,
     value_stride,
     value_head_stride,
+    APPEND: tl.constexpr,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -55,7 +63,10 @@ def decode_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """Grid (KV_HEADS * num_splits, R). A row is cut by its own length; what is too short leaves programs idle."""
+    """Grid (KV_HEADS * num_splits, R). A row is cut by its own length; what is too short leaves programs idle.
+
+    With APPEND the program that reads a row's last token writes it first: that saves a launch a layer.
+    """
     head = tl.program_id(0) % KV_HEADS
     split = tl.program_id(0) // KV_HEADS
     row = tl.program_id(1)
@@ -68,6 +79,16 @@ def decode_kernel(
         slot = tl.load(rows_ptr + row).to(tl.int64)
         first = (hidden + split * per_split) * BLOCK_N
         stop = tl.minimum(first + per_split * BLOCK_N, length)
+        if APPEND and stop == length:
+            at = length - 1
+            block = tl.load(table_ptr + slot * table_stride + at // BLOCK_SIZE).to(tl.int64)
+            key_place = block * key_block_stride + (at % BLOCK_SIZE) * key_stride + head * key_head_stride
+            value_place = block * value_block_stride + (at % BLOCK_SIZE) * value_stride + head * value_head_stride
+            new_key = row * new_key_stride + head * new_key_head_stride
+            new_value = row * new_value_stride + head * new_value_head_stride
+            copy_numbers(new_key_ptr + new_key, key_ptr + key_place, HEAD_DIM, BLOCK_D)
+            copy_numbers(new_value_ptr + new_value, value_ptr + value_place, VALUE_DIM, BLOCK_V)
+            tl.debug_barrier()  # all threads of the program read what some of them have written
         peak, total, acc = attend(
             query_ptr + row * query_row_stride + head * GROUP * query_stride,
             key_ptr + head * key_head_stride,

@@ -80,6 +80,13 @@ def attend(
 
 
 @triton.jit
+def copy_numbers(source_ptr, target_ptr, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+    """COUNT consecutive numbers."""
+    i = tl.arange(0, BLOCK)
+    tl.store(target_ptr + i, tl.load(source_ptr + i, mask=i < COUNT), mask=i < COUNT)
+
+
+@triton.jit
 def store_answer(
     out_ptr,
     sinks_ptr,
