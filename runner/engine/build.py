@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 from runner.config import Device as DeviceChoice
 from runner.config import EngineConfig
 from runner.engine.attention import allocate_cache, default_backend, load_backend
-from runner.engine.beside import beside_by
 from runner.engine.compiled import OpaqueLayer, compile_layers
 from runner.engine.core import EngineCore
 from runner.engine.device import Device, open_device
@@ -84,7 +83,6 @@ def core_over(
         bind_cache(1)
         return cuda_blocks(model, backend, step, engine, max_tokens, max_model_len, size, target)
 
-    costs = _linear_costs(model, engine, device) if accelerated else {}
     most = engine.max_num_seqs * -(-max_model_len // engine.block_size)
     config = SchedulerConfig(
         max_num_seqs=engine.max_num_seqs,
@@ -92,8 +90,7 @@ def core_over(
         max_model_len=max_model_len,
         block_size=engine.block_size,
         num_blocks=engine.num_kv_blocks or min(most, measured_blocks()),
-        mixed_prefill=bool(engine.mixed_prefill) and not engine.deterministic,
-        beside=beside_by(costs, len(specs)) if accelerated and _may_mix(engine) else None,
+        mixed_prefill=engine.mixed_prefill and not engine.deterministic,
         deterministic=engine.deterministic,
         eos_ids=eos_ids,
     )
@@ -107,17 +104,13 @@ def core_over(
         config,
         eos_ids,
         model.config.get_text_config().vocab_size,
-        graph_sizes=sizes_worth_a_graph(costs),
+        graph_sizes=_graph_sizes(model, engine, device) if accelerated else (),
     )
     if target.type == "cuda":  # on a CPU nothing is compiled
         warm_up(runner, config)
     scheduler = Scheduler(config)
     scheduler.stats.device = torch.cuda.get_device_name(target) if target.type == "cuda" else ""
     return EngineCore(scheduler, runner, engine.async_batching, engine.enable_prefix_caching)
-
-
-def _may_mix(engine: EngineConfig) -> bool:
-    return engine.mixed_prefill is None and not engine.deterministic
 
 
 def _replace_linears(model: PreTrainedModel, target: torch.device, accelerated: bool) -> None:
@@ -128,14 +121,13 @@ def _replace_linears(model: PreTrainedModel, target: torch.device, accelerated: 
         pack_linears(model)
 
 
-def _linear_costs(model: PreTrainedModel, engine: EngineConfig, device: Device) -> dict[int, float]:
-    """Milliseconds by batch sizes that decode steps may run at from graphs."""
+def _graph_sizes(model: PreTrainedModel, engine: EngineConfig, device: Device) -> list[int]:
     if engine.deterministic:
-        return {engine.max_num_seqs: 0.0}
+        return [engine.max_num_seqs]
     costs: dict[int, float] = {}
     sizes, layers = candidate_sizes(engine.max_num_seqs), decoder_layers(model)
     device.compute.enqueue(lambda: costs.update(linear_costs(layers, sizes)))
-    return costs
+    return sizes_worth_a_graph(costs)
 
 
 def choose_device(choice: DeviceChoice) -> Device:

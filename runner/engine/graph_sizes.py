@@ -16,7 +16,7 @@ from torch.nn import functional
 # Padding within it costs next to nothing. Not 1: the compiler would compile all anew for it.
 _LADDER = frozenset([2, 4, 8, 16, 24, 32, 48, 64, *range(96, 257, 32)])
 _GAIN = 0.02  # a size between is worth the capture of a graph if the linears save as much
-LAYERS = 2  # timed: fewer would be read from the L2 cache, more would take longer
+_LAYERS = 2  # timed: fewer would be read from the L2 cache, more would take longer
 _REPLAYS = 3
 
 
@@ -39,7 +39,7 @@ def sizes_worth_a_graph(costs: Mapping[int, float]) -> list[int]:
 
 def linear_costs(layers: Sequence[nn.Module], sizes: Sequence[int]) -> dict[int, float]:
     """Milliseconds that the linears of the first layers take at each number of rows, on the current CUDA stream."""
-    weights = [weight for layer in layers[:LAYERS] for weight in _linear_weights(layer)]
+    weights = [weight for layer in layers[:_LAYERS] for weight in _linear_weights(layer)]
     inputs = {
         (weight.shape[1], weight.dtype): torch.randn(max(sizes), weight.shape[1], device=weight.device).to(weight.dtype)
         for weight in weights

@@ -131,9 +131,7 @@ class ModelRunner:
         prefills = bool(step.packet.token_ids.count)
         num_rows = self._num_rows(step.num_decode)
         logprobs = _logprobs_buffer(step.layout, step.layout.num_rows if prefills else num_rows, out.device)
-        if prefills and self._graphs and step.num_decode and step.variant is not Variant.FULL:
-            tokens, status = self._prefill_beside(self._graphs, step, data)
-        elif prefills:
+        if prefills:
             tokens, status = self._prefill(step, data, logprobs)
         elif self._graphs and step.variant is not Variant.FULL:
             tokens, status = self._graphs.run(num_rows, step.variant)
@@ -185,26 +183,6 @@ class ModelRunner:
             return logits.new_empty(0), logits.new_empty(0)
         slots, sample_positions = _take(data, packet.sampled_slots), _take(data, packet.sample_positions)
         return self._sample(logits, slots, sample_positions, step.variant, logprobs)
-
-    def _prefill_beside(self, graphs: DecodeGraphs, step: _Step, data: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, with the decode rows on a stream of their own: they read their cache while the prompts compute."""
-        packet, num_decode = step.packet, step.num_decode
-        decoded: list[tuple[Tensor, Tensor]] = []
-        with self._device.beside(lambda: decoded.append(graphs.run(num_decode, step.variant))):
-            batch = AttentionBatch(
-                slot_mapping=_take(data, packet.slot_mapping).long()[:0],
-                block_table=self.slots.block_table,
-                block_size=self._config.block_size,
-            )
-            self._add_chunks(batch, packet, data)
-            finals = _take(data, packet.sampled)[num_decode:] - num_decode
-            logits = self._forward(_take(data, packet.token_ids), _take(data, packet.positions), batch, finals)
-        if not len(finals):
-            return decoded[0]
-        slots, positions = (_take(data, part)[num_decode:] for part in (packet.sampled_slots, packet.sample_positions))
-        sampled = self._sample(logits, slots, positions, step.variant, None)
-        tokens, status = (torch.cat(pair) for pair in zip(decoded[0], sampled, strict=True))
-        return tokens, status
 
     def _sample(
         self, logits: Tensor, slots: Tensor, positions: Tensor, variant: Variant, logprobs: LogprobsBuffer | None

@@ -12,7 +12,6 @@ from itertools import islice
 
 import numpy as np
 
-from runner.engine.beside import Beside
 from runner.engine.plan import Chunk, StepPlan
 from runner.engine.results import StepResults
 from runner.engine.roster import Roster
@@ -32,7 +31,6 @@ class SchedulerConfig:
     block_size: int
     num_blocks: int
     mixed_prefill: bool = False
-    beside: Beside | None = None
     deterministic: bool = False
     eos_ids: tuple[int, ...] = ()
 
@@ -98,9 +96,11 @@ class Scheduler:
         """The next step, or None when nothing can be launched before more results are in."""
         plan = StepPlan(np.empty(0, np.int32))
         decodable = self._decodable()
-        room = self._prompt_room(len(decodable))
+        mixed, room = self.config.mixed_prefill, self.config.max_num_batched_tokens
+        if mixed:
+            room -= min(len(decodable), room)
         prefill = self._wants_prefill(len(decodable), room)
-        if self._runs_beside(len(decodable)) or not prefill:
+        if mixed or not prefill:
             self._plan_decode(plan, decodable)
         if prefill:
             self._plan_chunks(plan, room)
@@ -158,19 +158,6 @@ class Scheduler:
 
     # --- prefill ---
 
-    def _runs_beside(self, num_decodable: int) -> bool:
-        beside = self.config.beside
-        return self.config.mixed_prefill or (beside is not None and num_decodable >= beside.fewest_rows)
-
-    def _prompt_room(self, num_decodable: int) -> int:
-        """Most prompt tokens of this step."""
-        beside, most = self.config.beside, self.config.max_num_batched_tokens
-        if self.config.mixed_prefill:
-            return most - min(num_decodable, most)
-        if beside is not None and num_decodable >= beside.fewest_rows:
-            return min(most, max(beside.fewest_tokens, beside.tokens_per_row * num_decodable))
-        return most
-
     def _wants_prefill(self, num_decodable: int, room: int) -> bool:
         if self.roster.prefilling:
             return True
@@ -178,8 +165,9 @@ class Scheduler:
             return False
         if num_decodable == 0 or self.config.mixed_prefill:
             return True
-        # Hysteresis: a prefill step costs the running rows and the host some time, so it waits until it is worth one.
-        room = min(room, self.blocks.num_blocks * self.config.block_size // 8)
+        # Hysteresis: a prefill step interrupts all running rows, so it waits until it is worth one. Waiting for many
+        # blocks leaves them unused, which costs as much in the end: for a small part of the cache at most.
+        room = min(room, self.blocks.num_blocks * self.config.block_size // 32)
         count, tokens = self._admissible(room)
         return tokens >= room or count >= min(len(self.roster.waiting), max(1, self.max_running // 8))
 

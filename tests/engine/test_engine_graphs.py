@@ -17,7 +17,6 @@ from test_engine_exact import (
 )
 
 from runner.engine.core import EngineCore
-from runner.engine.device import products
 from runner.engine.device_times import DeviceTimes
 from runner.engine.graphs import DecodeGraphs
 from runner.engine.sampler import Variant
@@ -86,44 +85,6 @@ def test_prefill_steps_capture_for_all_rows_that_may_come() -> None:
     assert set(asked.asked) == {(6, True)}
 
 
-@pytest.mark.parametrize("async_batching", [True, False])
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
-def test_rows_on_a_stream_of_their_own_beside_prompts_get_what_generate_gives(
-    family: str, async_batching: bool
-) -> None:
-    core = make_core(family, mixed_prefill=True, max_num_batched_tokens=40, async_batching=async_batching)
-    core.runner._graphs = Asked(core)  # type: ignore[attr-defined]
-    besides, run = [], core.runner._prefill_beside  # type: ignore[attr-defined]
-    core.runner._prefill_beside = lambda *args: besides.append(None) or run(*args)  # type: ignore[attr-defined]
-    prompts = prompts_of(7, 24)
-    core.add(requests_for(prompts))
-    answers = finish(core)
-    assert len(besides) > 10
-    for i, prompt in enumerate(prompts):
-        assert tuple(answers[i, 0]) == expected_answer(family, tuple(prompt), MAX_TOKENS), prompt
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_two_streams_on_a_gpu_get_what_generate_gives(family: str) -> None:
-    for compiled in (False, True):
-        core = make_cuda_core(family, mixed_prefill=True, compile=compiled, max_num_batched_tokens=40)
-        prompts = prompts_of(7, 24)
-        core.add(requests_for(prompts))
-        answers = finish(core)
-        for i, prompt in enumerate(prompts):
-            assert tuple(answers[i, 0]) == expected_answer(family, tuple(prompt), MAX_TOKENS), prompt
-
-
-@pytest.mark.gpu
-def test_products_can_be_told_to_leave_room() -> None:
-    a = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
-    assert products._cublas() is not None
-    with products.products_on(40):
-        few = a @ a
-    assert torch.allclose(few, a @ a)
-
-
 @pytest.mark.gpu
 def test_graphs_captured_ahead_of_need_change_no_answer(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -134,7 +95,8 @@ def test_graphs_captured_ahead_of_need_change_no_answer(
         core = make_cuda_core("llama", compile=compiled, max_num_batched_tokens=64)
         core.add(requests_for(prompts))
         core.step()
-        assert sorted(captured(core.runner._graphs)) == core.runner._graphs._sizes  # type: ignore[attr-defined]
+        graphs = core.runner._graphs  # type: ignore[attr-defined]
+        assert {size for size, variant in graphs._graphs if variant is Variant.GREEDY} == set(graphs._sizes)
         answers = finish(core)
         for i, prompt in enumerate(prompts):
             assert tuple(answers[i, 0]) == expected_answer("llama", tuple(prompt), MAX_TOKENS), prompt

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -79,13 +78,6 @@ class Device(ABC):
     @abstractmethod
     def device_buffer(self, name: str, size: int) -> Buffer:
         """Device memory of ``size`` int32."""
-
-    @abstractmethod
-    def beside(self, operation: Callable[[], None]) -> AbstractContextManager[None]:
-        """Within an operation of the compute stream: a second stream runs ``operation`` beside the body of the with.
-
-        The two are joined at its end, and until then neither may touch what the other writes.
-        """
 
     @abstractmethod
     def synchronize(self) -> None:

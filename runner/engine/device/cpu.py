@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -169,23 +168,12 @@ class CpuDevice(Device):
         self._checker = _Checker()
         self._streams = [CpuStream(name, self._checker) for name in ("h2d", "compute", "d2h")]
         self.h2d, self.compute, self.d2h = self._streams
-        self._is_first = False
 
     def host_buffer(self, name: str, size: int) -> CpuBuffer:
         return self._buffer(name, size)
 
     def device_buffer(self, name: str, size: int) -> CpuBuffer:
         return self._buffer(name, size)
-
-    @contextmanager
-    def beside(self, operation: Callable[[], None]) -> Iterator[None]:
-        """Before the body and after it in turns: a program that is correct gives the same."""
-        self._is_first = not self._is_first
-        if self._is_first:
-            operation()
-        yield
-        if not self._is_first:
-            operation()
 
     def synchronize(self) -> None:
         for stream in self._streams:

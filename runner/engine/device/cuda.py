@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from runner.engine.device.base import Buffer, Device, Event, Stream
-from runner.engine.device.products import products_on
-
-# Of the multiprocessors, while another stream works beside: with all of them a product leaves nothing to it. On an
-# H100, whose power limits large products, 108 of 132 compute a prompt in the same time.
-_SHARE_OF_PRODUCTS = 9 / 11
 
 
 class CudaBuffer(Buffer):
@@ -63,27 +57,12 @@ class CudaDevice(Device):
         self.h2d = CudaStream("h2d", self.torch_device)
         self.compute = CudaStream("compute", self.torch_device)
         self.d2h = CudaStream("d2h", self.torch_device, priority=-1)
-        self._second = torch.cuda.Stream(self.torch_device)
-        count = torch.cuda.get_device_properties(self.torch_device).multi_processor_count
-        self._share = int(count * _SHARE_OF_PRODUCTS)
 
     def host_buffer(self, name: str, size: int) -> CudaBuffer:
         return CudaBuffer(name, torch.empty(size, dtype=torch.int32, pin_memory=True))
 
     def device_buffer(self, name: str, size: int) -> CudaBuffer:
         return CudaBuffer(name, torch.empty(size, dtype=torch.int32, device=self.torch_device))
-
-    @contextmanager
-    def beside(self, operation: Callable[[], None]) -> Iterator[None]:
-        compute = torch.cuda.current_stream(self.torch_device)
-        self._second.wait_stream(compute)
-        with torch.cuda.stream(self._second):
-            operation()
-        try:
-            with products_on(self._share):
-                yield
-        finally:
-            compute.wait_stream(self._second)
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +57,6 @@ class WatchedDevice(Device):
 
     def device_buffer(self, name: str, size: int) -> Buffer:
         return self._device.device_buffer(name, size)
-
-    def beside(self, operation: Callable[[], None]) -> AbstractContextManager[None]:
-        return self._device.beside(operation)
 
     def synchronize(self) -> None:
         self._device.synchronize()
