@@ -11,6 +11,7 @@ from runner.engine.profiling import COMPUTE, Recording, Span
 from runner.profile.trace import LANES, mode
 
 _SHOWN_STEPS = 5
+_THINNEST = 1 / 800  # of the picture's width: over a pixel, or a short copy is not seen
 _COLOURS = {
     "schedule": "#4c78a8",
     "packet": "#72b7b2",
@@ -49,7 +50,7 @@ def _draw_mode(axis: Any, recording: Recording, start: float, width: float) -> N
         spans = [span for span in recording.spans if span.lane == lane and span.name in _COLOURS]
         shown = [span for span in spans if span.end > start and span.start < start + width]
         axis.broken_barh(
-            [((span.start - start) * 1e3, max(span.seconds, width / 2000) * 1e3) for span in shown],
+            [((span.start - start) * 1e3, max(span.seconds, width * _THINNEST) * 1e3) for span in shown],
             (row - 0.38, 0.76),
             facecolors=[_COLOURS[span.name] for span in shown],
             edgecolors="white",
