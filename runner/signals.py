@@ -11,6 +11,7 @@ from types import FrameType
 
 USR1_DRAIN_SECONDS = 10.0
 OVERDUE_SECONDS = 16.0  # TERM and USR1 promise an exit within 20
+STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
 
 
 class Stop(IntEnum):
@@ -34,11 +35,15 @@ class StopFlag:
         self._interrupts = 0
 
     def install(self) -> StopFlag:
-        """Takes over INT, TERM, USR1 and ALRM of this process; call it from the main thread."""
+        """Takes over INT, TERM, USR1 and ALRM of this process; call it from the main thread.
+
+        A launcher starts its processes with them blocked: what came meanwhile arrives now.
+        """
         signal.signal(signal.SIGINT, self._on_interrupt)
         signal.signal(signal.SIGTERM, self._on_deadline)
         signal.signal(signal.SIGUSR1, self._on_deadline)
         signal.signal(signal.SIGALRM, self._on_alarm)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return self
 
     @property

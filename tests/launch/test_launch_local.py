@@ -97,6 +97,15 @@ def test_a_stop_reaches_all_and_the_same_command_goes_on(tmp_path: Path) -> None
     assert digests(tmp_path / "out") == whole
 
 
+@pytest.mark.parametrize("level", [Stop.DRAIN, Stop.BRIEF, Stop.NOW])
+def test_a_stop_before_the_processes_have_their_handlers_is_not_lost(tmp_path: Path, level: Stop) -> None:
+    prepare(tmp_path, 100, seconds=0.1)
+    stop = StopFlag()
+    stop.request(level)
+    assert find("local").launch(work_of(compose([*LOCAL, "launch.gpus=2"]), LOCAL, tmp_path), stop) == 75
+    assert not (tmp_path / "out/_SUCCESS").exists()
+
+
 TRAPS = "trap 'exit 2' INT; trap 'exit 10' USR1; trap 'exit 15' TERM; touch up; while :; do sleep 0.02; done"
 
 

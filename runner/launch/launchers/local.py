@@ -19,7 +19,7 @@ from runner.launch.cards import visible_cards
 from runner.launch.view import View
 from runner.launch.work import Work
 from runner.output import recorded_job
-from runner.signals import Stop, StopFlag
+from runner.signals import STOP_SIGNALS, Stop, StopFlag
 
 logger = logging.getLogger(__name__)
 
@@ -106,13 +106,17 @@ def _start(work: Work, number: int, num_workers: int, card: str | None) -> Worke
             stdout=file,
             stderr=file,
             start_new_session=True,  # a Ctrl-C at the terminal comes through this process, once
-            preexec_fn=_end_with_parent,
+            preexec_fn=_before_exec,
         )
     return Worker(number, process, log)
 
 
-def _end_with_parent() -> None:
-    """The kernel ends this process when the launcher dies; what it has journalled stays."""
+def _before_exec() -> None:
+    """The kernel ends this process when the launcher dies; what it has journalled stays.
+
+    A stop waits until the process has its handlers: without them it would be killed.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
