@@ -62,18 +62,7 @@ class FolderLock:
         return os.path.samestat(named, os.fstat(self._fd))
 
     def _lock(self) -> bool:
-        try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return False
-            if error.errno in _NO_LOCKS:
-                raise StorageError(
-                    f"output.dir: {self.path}: this file system has no locks (Lustre: mount with -o flock); "
-                    "choose another output.dir"
-                ) from error
-            raise StorageError(f"output.dir: {self.path}: {error.strerror}") from error
-        return True
+        return _lock(self._fd, self.path, fcntl.LOCK_EX)
 
     def release(self) -> None:
         os.close(self._fd)
@@ -85,15 +74,37 @@ class FolderLock:
         self.release()
 
 
-def is_locked(path: Path) -> bool:
-    """Whether another process holds a lock now; a file that is not there is held by nobody."""
-    if not path.exists():
-        return False
+def _lock(fd: int, path: Path, kind: int) -> bool:
+    """Takes LOCK_EX or LOCK_SH; False when another process holds one that forbids it."""
     try:
-        FolderLock(path).release()
-    except LockedError:
-        return True
-    return False
+        fcntl.lockf(fd, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        if error.errno in _NO_LOCKS:
+            raise StorageError(
+                f"output.dir: {path}: this file system has no locks (Lustre: mount with -o flock); "
+                "choose another output.dir"
+            ) from error
+        raise StorageError(f"output.dir: {path}: {error.strerror}") from error
+    return True
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a lock now; a file that is not there is held by nobody.
+
+    Tries a shared one: of two that look at once, neither must take the other for a holder.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StorageError(f"output.dir: {path}: {error.strerror}") from error
+    try:
+        return not _lock(fd, path, fcntl.LOCK_SH)
+    finally:
+        os.close(fd)
 
 
 def supports_leases(folder: Path) -> bool:
@@ -117,12 +128,5 @@ def held_locks(folder: Path, mine: Path | None = None) -> list[str]:
 
     ``mine`` is a lock that this process holds: to try it would drop it.
     """
-    held = []
-    for path in sorted(folder.glob("*.lock")):
-        if path == mine or not os.access(path, os.W_OK):
-            continue
-        try:
-            FolderLock(path).release()
-        except LockedError:
-            held.append(path.stem)
-    return held
+    tried = (path for path in sorted(folder.glob("*.lock")) if path != mine and os.access(path, os.W_OK))
+    return [path.stem for path in tried if is_locked(path)]
