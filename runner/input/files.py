@@ -95,6 +95,8 @@ def _expand_entry(entry: Any) -> Iterator[str]:
         )
     # Path.glob takes no absolute pattern.
     matches = sorted(m for m in glob.iglob(str(path), recursive=True) if Path(m).is_file())  # noqa: PTH207
+    if not matches and path.exists():
+        raise ConfigError(f"input.path={text!r} is no regular file, and input is read more than once; save it as one")
     if not matches:
         problem = "matches no file" if glob.has_magic(text) else "does not exist"
         raise ConfigError(f"input.path={text!r} {problem} (working folder {Path.cwd()}); check the spelling")

@@ -19,7 +19,16 @@ from runner.config import InputConfig
 from runner.errors import ConfigError
 from runner.input.files import Identity, expand, identify, is_there
 from runner.input.formats import FORMATS, format_of
-from runner.input.schema import Observed, ObservedRows, decode_schema, encode_schema, is_json_text, project, unite
+from runner.input.schema import (
+    Observed,
+    ObservedRows,
+    decode_schema,
+    encode_schema,
+    is_json_text,
+    project,
+    refuse_deep,
+    unite,
+)
 
 Progress = Callable[[int, int, int], None]
 """Called with (rows so far, bytes so far, bytes in all)."""
@@ -130,7 +139,10 @@ def _scan(
             declared.append((path, scan.schema))
     observed.ids.warn()
     schema = _freeze(declared, observed, config.prompt_column)
-    return tuple(entries), project(schema, config.columns) if schema.names else schema
+    if schema.names:
+        schema = project(schema, config.columns)
+    refuse_deep(schema)
+    return tuple(entries), schema
 
 
 def _freeze(declared: list[tuple[str, pa.Schema]], observed: Observed, prompt_column: str) -> pa.Schema:

@@ -22,6 +22,7 @@ from runner.input.repeated_ids import RepeatedIds
 log = logging.getLogger(__name__)
 
 MAX_FIELDS = 256
+MAX_LEVELS = 40  # of lists and structs: Arrow's files end at 64, its Parquet reader at 100 with two for each list
 MAX_MISFITS, MAX_MISFIT_RATE = 2, 0.05  # more than a few bad rows are a habit of the data
 _NULL = type(None)
 _JSON_TEXT = {b"content": b"json"}
@@ -135,17 +136,35 @@ class ObservedRows(Observed):
 
 def _column(name: str, observed: Observed, is_prompt: bool) -> pa.Field:
     kind = observed.arrow_type()
-    if observed.has_one_shape() or (is_prompt and pa.types.is_string(kind)):
+    is_deep = levels(kind) > MAX_LEVELS
+    if (observed.has_one_shape() and not is_deep) or (is_prompt and pa.types.is_string(kind)):
         if misfits := observed.num_misfits():
             log.warning("column %r is %.60s; %d values are not, and their rows go to errors/", name, kind, misfits)
         return pa.field(name, kind)
-    log.warning("column %r holds values of many shapes; it is carried as JSON text", name)
+    what = f"is nested over {MAX_LEVELS} levels" if is_deep else "holds values of many shapes"
+    log.warning("column %r %s; it is carried as JSON text", name, what)
     return pa.field(name, pa.string(), metadata=_JSON_TEXT)
 
 
 def is_json_text(field: pa.Field) -> bool:
     """A column whose values, of whatever shape, are carried as their JSON text."""
     return bool(field.metadata) and field.metadata.items() >= _JSON_TEXT.items()
+
+
+def levels(kind: pa.DataType) -> int:
+    """How many lists and structs stand in one another, 0 for a plain type."""
+    children = [kind.field(i).type for i in range(kind.num_fields)]
+    return 1 + max(map(levels, children)) if children else int(pa.types.is_nested(kind))
+
+
+def refuse_deep(schema: pa.Schema) -> None:
+    """Raises ConfigError for a column of a typed file that no part file could hold; of text it would be JSON text."""
+    for field in schema:
+        if levels(field.type) > MAX_LEVELS:
+            raise ConfigError(
+                f"input.path: column {field.name!r} is nested over {MAX_LEVELS} levels; "
+                "write it as JSON text, or leave it out with input.columns"
+            )
 
 
 def encode_schema(schema: pa.Schema) -> str:

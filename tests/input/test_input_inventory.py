@@ -72,6 +72,21 @@ def test_every_row_has_every_column_in_order(tmp_path: Path) -> None:
     ]
 
 
+def nested(num_levels: int) -> Any:
+    value: Any = 1
+    for _ in range(num_levels):
+        value = [value]
+    return value
+
+
+def test_a_column_keeps_its_type_as_deep_as_parquet_can_be_read_again(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.jsonl", {"x": nested(40)})
+    schema = build_inventory(InputConfig(path=str(file))).schema
+    assert pa.types.is_list(schema.field("x").type)
+    pq.write_table(schema.empty_table(), tmp_path / "x.parquet")
+    assert pq.read_schema(tmp_path / "x.parquet").names == ["x"]
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -79,6 +94,7 @@ def test_every_row_has_every_column_in_order(tmp_path: Path) -> None:
         [{"deep": [{"k": 1}]}, {"deep": [{"k": "x"}]}],
         [{"type": "string"}, {"type": ["string", "null"]}],
         [[1], {"a": 1}, "text", None],
+        [nested(41), None],
     ],
 )
 def test_values_of_many_shapes_are_carried_as_json_text(values: list[Any], tmp_path: Path) -> None:

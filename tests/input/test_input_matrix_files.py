@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,29 @@ def corrupt_page(folder: Path) -> Any:
     return file
 
 
+def corrupt_id_page(folder: Path) -> Any:
+    file = folder / "rows.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"], "prompt": ["x", "y"]}), file, use_dictionary=False)
+    data = bytearray(file.read_bytes())
+    offset = pq.ParquetFile(file).metadata.row_group(0).column(0).data_page_offset
+    data[offset : offset + 12] = b"\xff" * 12
+    file.write_bytes(data)
+    return file
+
+
+def deep_parquet(folder: Path, num_levels: int) -> Any:
+    kind = pa.int64()
+    for _ in range(num_levels):
+        kind = pa.struct([("a", kind)])
+    pq.write_table(pa.table({"prompt": ["x"], "deep": pa.nulls(1, kind)}), folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def pipe(folder: Path) -> Any:
+    os.mkfifo(folder / "rows.jsonl")
+    return folder / "rows.jsonl"
+
+
 def broken_gzip(folder: Path) -> Any:
     file = folder / "rows.jsonl.gz"
     file.write_bytes(gzip.compress(GOOD * 1000)[:-10])
@@ -161,6 +185,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, dict[str, Any]]] = {
     "truncated Parquet": (truncated_parquet, "rows.parquet is not a whole Parquet file", {}),
     "empty Parquet": (empty_parquet, "rows.parquet is not a whole Parquet file", {}),
     "corrupt Parquet page": (corrupt_page, "rows.parquet is corrupt in row group 1", {}),
+    "corrupt Parquet page of ids": (corrupt_id_page, "rows.parquet is corrupt in column 'id'", {}),
+    "Parquet nested deeper than Arrow files": (
+        lambda folder: deep_parquet(folder, 70),
+        "column 'deep' is nested over 40 levels",
+        {},
+    ),
+    "Parquet nested deeper than its reader goes": (lambda folder: deep_parquet(folder, 200), "too deeply nested", {}),
+    "a pipe": (pipe, "is no regular file", {}),
     "broken gzip": (broken_gzip, "rows.jsonl.gz is not a whole compressed file", {}),
     "gzip bomb": (gzip_bomb, "unpacks to over", {}),
     "other columns": (other_columns, r"a.parquet lacks the columns \['topic'\]", {}),

@@ -29,7 +29,7 @@ class ParquetFormat:
             metadata = file.metadata
             groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             schema = plain_schema(file.schema_arrow, path)
-            _observe_ids(file, schema.names, limit, observed)
+            _observe_ids(file, path, schema.names, limit, observed)
         num_rows = sum(groups) if limit is None else min(limit, sum(groups))
         tick(num_rows, 0)
         return Scan(num_rows, {"row_groups": groups}, schema)
@@ -47,15 +47,17 @@ class ParquetFormat:
 def _open(path: str) -> Any:
     try:
         return pq.ParquetFile(open_binary(path) if is_remote(path) else path)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
         raise ConfigError(f"input.path: {path} is not a whole Parquet file ({_line(error)}); replace it") from None
 
 
-def _observe_ids(file: Any, names: list[str], limit: int | None, observed: ObservedRows) -> None:
+def _observe_ids(file: Any, path: str, names: list[str], limit: int | None, observed: ObservedRows) -> None:
     """Reads the id columns alone, and no more of them than is wanted."""
     for name in observed.ids.wanted(names):
         left = limit
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[name], use_threads=False):
+        for batch in _batches(file, path, f"column {name!r}", columns=[name]):
             ids = batch.column(0).slice(0, left)
             observed.ids.add(name, id_values(ids))
             left = None if left is None else left - len(ids)
@@ -66,23 +68,27 @@ def _observe_ids(file: Any, names: list[str], limit: int | None, observed: Obser
 def _read_group(file: Any, group: int, first: int, span: Span, schema: pa.Schema) -> Iterator[SourceRow | RowError]:
     row = first
     columns = schema.names if is_projected(schema) else None
-    batches = file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False)
+    for batch in _batches(file, span.path, f"row group {group}", row_groups=[group], columns=columns):
+        start, stop = max(span.start - row, 0), min(span.stop - row, batch.num_rows)
+        if start < stop:
+            wanted = batch.slice(start, stop - start)
+            yield from rows_of(wanted, schema, span.first_row_id + row + start, span.path)
+        row += batch.num_rows
+
+
+def _batches(file: Any, path: str, place: str, **chosen: Any) -> Iterator[pa.RecordBatch]:
+    """What is ``chosen`` of the file; raises ConfigError, naming the ``place``, where it is corrupt."""
+    batches = file.iter_batches(batch_size=BATCH_ROWS, use_threads=False, **chosen)
     while True:
         try:
             batch = next(batches, None)
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno:
                 raise
-            raise ConfigError(
-                f"input.path: {span.path} is corrupt in row group {group} ({_line(error)}); replace the file"
-            ) from None
+            raise ConfigError(f"input.path: {path} is corrupt in {place} ({_line(error)}); replace the file") from None
         if batch is None:
             return
-        start, stop = max(span.start - row, 0), min(span.stop - row, batch.num_rows)
-        if start < stop:
-            wanted = batch.slice(start, stop - start)
-            yield from rows_of(wanted, schema, span.first_row_id + row + start, span.path)
-        row += batch.num_rows
+        yield batch
 
 
 def _line(error: Exception) -> str:
