@@ -10,13 +10,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
 from runner.config import InputConfig, JobConfig
-from runner.errors import ConfigError
+from runner.errors import ConfigError, told
 from runner.types import Completion, Job, Refused
 
 REGISTERED: Mapping[str, str] = MappingProxyType(
@@ -51,10 +51,12 @@ class LoadedJob:
         """One value per declared column, null where the job gave none; None drops the sample.
 
         Raises Refused when the job gives what cannot be written, such as a value that no column declares: the schema
-        is fixed before the run. The job reads a copy of the row: what it does to it must not reach the output.
+        is fixed before the run. The job reads copies: what it does to the row or the completion must not reach the
+        output.
         """
         with _exits_are_errors():
-            values = self.read(copy.deepcopy(row), completion)
+            own = replace(completion, messages=copy.deepcopy(completion.messages))
+            values = self.read(copy.deepcopy(row), own)
         if values is None:
             return None
         if not isinstance(values, dict):
@@ -69,11 +71,18 @@ class LoadedJob:
 
 @contextmanager
 def _exits_are_errors() -> Iterator[None]:
-    """A job that calls sys.exit has failed at this row: it does not decide how the run ends."""
+    """A job that calls sys.exit has failed at this row: it does not decide how the run ends.
+
+    The same goes for the other errors that stand beside Exception, such as asyncio's CancelledError.
+    """
     try:
         yield
+    except (Exception, KeyboardInterrupt):
+        raise
     except SystemExit as error:
         raise RuntimeError(f"the job called sys.exit({error.code!r})") from error
+    except BaseException as error:
+        raise RuntimeError(f"the job raised {told(error)}") from error
 
 
 def load_job(config: JobConfig, rows: InputConfig | None = None) -> Job:
@@ -122,7 +131,7 @@ def _from_file(name: str) -> tuple[str, ModuleType, bytes]:
     except SyntaxError as error:
         raise ConfigError(f"{origin}: line {error.lineno}: syntax error: {error.msg}") from error
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{origin}: {_where(error, path)}{type(error).__name__}: {error}") from error
+        raise ConfigError(f"{origin}: {_where(error, path)}{told(error)}") from error
     return origin, module, source
 
 
@@ -141,7 +150,7 @@ def _members(origin: str, module: ModuleType, rows: InputConfig) -> object:
     try:
         return make(rows) if make else job_class()
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{origin}: Job() failed: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{origin}: Job() failed: {told(error)}") from error
 
 
 def _checked(origin: str, code: str, members: object, needs_prompt: bool) -> LoadedJob:

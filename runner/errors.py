@@ -19,6 +19,14 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+def told(error: BaseException) -> str:
+    """The kind of an error and its message; a user's own kind of error may fail to give one."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception as failure:  # noqa: BLE001 - whatever it is, the error that it hides is what counts
+        return f"{type(error).__name__} (its message failed with {type(failure).__name__})"
+
+
 class RunnerError(Exception):
     """An error that the user can act on: its message is one line with the key, the value and the fix.
 

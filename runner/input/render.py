@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.config import InputConfig, JobConfig
-from runner.errors import ConfigError, RunnerError
+from runner.errors import ConfigError, RunnerError, told
 from runner.input.conversation import (
     BATCH_COLUMNS,
     Ask,
@@ -118,7 +118,7 @@ class Renderer:
         except (PromptError, TemplateError, Refused, RunnerError):
             raise
         except Exception as error:
-            raise PromptError("job_failed", f"prompt(row) raised {type(error).__name__}: {error}") from error
+            raise PromptError("job_failed", f"prompt(row) raised {told(error)}") from error
         if self._template is None and ask.prompt is not None:
             self._read_as_its_column(ask, values)
         return ask, self._sampled(ask, row_values)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from runner.errors import RunnerError
+from runner.errors import RunnerError, told
 from runner.report.guard import QualityGuard, says_something
 from runner.run.inflight import RowWork, Ticket
 from runner.run.stop_strings import stop_matcher
@@ -104,8 +104,7 @@ class Finisher:
         except RunnerError:
             raise
         except Exception as error:  # noqa: BLE001 - the job is the user's code: one bad answer never ends the run
-            message = f"{type(error).__name__}: {error}"
-            self._fail(ticket, sample, Stage.PARSE, "parse_failed", message, raw=completion.text)
+            self._fail(ticket, sample, Stage.PARSE, "parse_failed", told(error), raw=completion.text)
             return
         finally:
             self._guard.add(completion, parsed=says_something(parsed, self._job.columns))

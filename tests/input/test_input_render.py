@@ -178,6 +178,19 @@ def test_a_bad_part_of_a_split_row_is_refused_alone(tokenizer: TextTokenizer) ->
     assert isinstance(bad, RowError) and (bad.code, bad.request_index, bad.num_samples) == ("prompt_type", 1, 3)
 
 
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no message")
+
+
+def test_an_error_without_a_message_costs_only_its_row(tokenizer: TextTokenizer) -> None:
+    failed = error(render(tokenizer, {"x": 1}, job=FixedJob(MuteError()))[0])
+    assert (failed.code, failed.message) == (
+        "job_failed",
+        "prompt(row) raised MuteError (its message failed with ValueError)",
+    )
+
+
 def test_a_job_that_raises_costs_only_its_row(tokenizer: TextTokenizer) -> None:
     failed = error(render(tokenizer, {"x": 1}, job=FixedJob(KeyError("topic")))[0])
     assert failed.code == "job_failed" and "KeyError: 'topic'" in failed.message

@@ -52,6 +52,14 @@ def test_parse_cannot_change_the_row(write) -> None:
     assert row == {"a": [1], "b": 2}
 
 
+def test_parse_cannot_change_the_completion(write) -> None:
+    job = load_job(write("def prompt(row): ...\ndef parse(row, c):\n    c.text = 5\n    c.messages.clear()\n"))
+    given = completion("an answer")
+    given.messages = [{"role": "user", "content": "a question"}]
+    assert job.parse({}, given) is None
+    assert (given.text, given.messages) == ("an answer", [{"role": "user", "content": "a question"}])
+
+
 def test_functions_of_a_users_file(write) -> None:
     job = load_job(
         write(
@@ -191,6 +199,18 @@ def test_an_exit_in_a_job_is_an_error_of_its_row(write) -> None:
         job.prompt({})
     with pytest.raises(RuntimeError, match=r"the job called sys\.exit\('no'\)"):
         job.parse({}, completion())
+
+
+def test_an_error_beside_exception_is_one_of_its_row(write) -> None:
+    job = load_job(write("import asyncio\ndef prompt(row): raise asyncio.CancelledError('late')\n"))
+    with pytest.raises(RuntimeError, match="the job raised CancelledError: late"):
+        job.prompt({})
+
+
+def test_an_interrupt_is_no_error_of_a_row(write) -> None:
+    job = load_job(write("def prompt(row): raise KeyboardInterrupt\n"))
+    with pytest.raises(KeyboardInterrupt):
+        job.prompt({})
 
 
 def test_code_is_the_hash_of_the_source_and_of_nothing_else(write) -> None:

@@ -51,6 +51,10 @@ def place(error: RowError) -> tuple[str, str | None, int | None]:
         ("{'other': 1}", "parse_column"),
         ("{1: 2}", "parse_column"),
         ("1 / 0", "parse_failed"),
+        (
+            "(_ for _ in ()).throw(type('Mute', (Exception,), {'__str__': lambda self: 1 / 0})())",
+            "parse_failed",
+        ),
     ],
 )
 def test_a_wrong_parse_is_an_error_of_its_row_and_says_where_that_stands(
