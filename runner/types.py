@@ -65,6 +65,11 @@ class SamplingParams:
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
 
+    @property
+    def is_length_certain(self) -> bool:
+        """Whether nothing but ``max_tokens`` or the context can end a sample."""
+        return self.ignore_eos and not (self.stop or self.stop_token_ids or self.repetition_stop)
+
 
 @dataclass(slots=True)
 class SourceRow:
@@ -230,6 +235,8 @@ class EngineStats:
     idle_seconds: float = 0.0  # device time between one step's end and the next one's start, while there was work
     kv_tokens_read: int = 0  # tokens of cache that the steps have read for their running sequences
     running_lengths: Any = field(default=(), compare=False)  # [R] answer tokens so far of each running sequence
+    running_limits: Any = field(default=(), compare=False)  # [R] the most answer tokens that each of them may get
+    running_certain: bool = True  # they get as many: nothing else could end any request so far
     device: str = ""  # the accelerator's name; empty on a CPU
 
 

@@ -65,6 +65,7 @@ class EngineCore:
         if not self.has_work:
             self.runner.times.pause()
         for request in requests:
+            self.scheduler.stats.running_certain &= request.sampling.is_length_certain
             tokens = np.asarray(request.prompt_token_ids, dtype=np.int32)
             limit = min(len(tokens) + request.sampling.max_tokens, self.scheduler.config.max_model_len)
             prompt = Prompt(tokens, self._salt(request))
@@ -112,7 +113,9 @@ class EngineCore:
         stats.num_waiting = len(self.scheduler.roster.waiting)
         stats.num_running = self.scheduler.roster.num_occupied
         stats.kv_blocks_used = self.scheduler.blocks.num_used
-        stats.running_lengths = self.scheduler.slots.num_outputs[self.scheduler.roster.running]
+        running, slots = self.scheduler.roster.running, self.scheduler.slots
+        stats.running_lengths = slots.num_outputs[running]
+        stats.running_limits = slots.limit[running] - slots.prompt_length[running]
         times = self.runner.times
         stats.prefill_seconds, stats.decode_seconds, stats.idle_seconds = times.prefill, times.decode, times.idle
         return stats

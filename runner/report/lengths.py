@@ -4,6 +4,8 @@ Short answers finish first, so the finished ones alone tell too little: an answe
 longer than what it has (it is censored). The product-limit estimate of Kaplan and Meier counts both. Beyond the
 lengths that enough answers reached, the rate at which answers end is taken to fall with the root of their length:
 between one that stays, which makes tails too short, and Pareto's, which makes them too long.
+
+An answer that nothing but its own limit can end (sampling.ignore_eos) is known from its first token on.
 """
 
 from __future__ import annotations
@@ -17,11 +19,39 @@ import numpy as np
 _LEAST_AT_RISK = 10  # answers that a step of the estimate needs to be believed
 _TAIL_EVENTS = 20  # ends that make a tail
 _TAIL_SHARE = 0.7  # of the longest answer: what is longer tells most about the rest
+_FALLING = 6  # so many that started one after another, none longer than the one before: that is an order
 _GOLDEN = 0.6180339887498949
 
 
+@dataclass(frozen=True)
+class Running:
+    """The answers that are not finished."""
+
+    made: np.ndarray  # [R] tokens so far, in the order in which they started
+    limits: np.ndarray  # [R] the most that each may get; infinite where nobody says
+    certain: bool = False  # each gets just as many
+
+    @classmethod
+    def of(cls, made: Sequence[int], limits: Sequence[int] = (), certain: bool = False) -> Running:
+        """Without ``limits`` none is known."""
+        tokens = np.asarray(made, dtype=np.float64)
+        if len(limits) != len(made):
+            return cls(tokens, np.full(len(made), np.inf))
+        return cls(tokens, np.asarray(limits, dtype=np.float64), certain)
+
+    @property
+    def longest_next(self) -> float | None:
+        """What none of those that wait is longer than; None where nothing says so.
+
+        Once it has all that there is, the engine starts the longest first.
+        """
+        latest = self.limits[-_FALLING:]
+        is_falling = self.certain and len(latest) == _FALLING and (np.diff(latest) <= 0).all()
+        return float(latest[-1]) if is_falling else None
+
+
 class Lengths:
-    """The finished answers of a run. ``limit`` is the longest that an answer may get."""
+    """The finished answers of a run. ``limit`` is the longest that an answer may get, where the answers do not say."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -37,25 +67,36 @@ class Lengths:
         if tokens > self.longest:
             self.longest = tokens
 
-    def survival(self, running: Sequence[int]) -> Survival | None:
-        """``running`` has the tokens so far of each answer that is not finished; None before one is."""
-        if not self.samples:
+    def survival(self, running: Running) -> Survival | None:
+        """None before the length of any answer is known."""
+        ends, counts = self._ends(running.limits if running.certain else running.limits[:0])
+        if not len(ends):
             return None
-        ends = np.array(sorted(self._counts), dtype=np.float64)
-        counts = np.array([self._counts[int(end)] for end in ends], dtype=np.float64)
-        ages = np.sort(np.asarray(running, dtype=np.float64))
+        ages = np.sort(running.made[:0] if running.certain else running.made)
         at_risk = counts[::-1].cumsum()[::-1] + len(ages) - np.searchsorted(ages, ends, side="left")
         known = max(int(np.searchsorted(-at_risk, -_LEAST_AT_RISK, side="right")), 1)
         shares = np.cumprod(1.0 - counts[:known] / at_risk[:known])
         seen = _Seen(ends, counts, ages)
-        return Survival(ends[:known], shares, seen.tail_rate(), float(max(self._limit, self.longest)))
+        return Survival(ends[:known], shares, seen.tail_rate(), self._longest_of(running))
+
+    def _ends(self, certain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The lengths of the finished and of the ``certain`` answers, rising, and how many have each."""
+        finished = np.array(list(self._counts.items()), dtype=np.float64).reshape(-1, 2)
+        ends, places = np.unique(np.concatenate((finished[:, 0], certain)), return_inverse=True)
+        weights = np.concatenate((finished[:, 1], np.ones(len(certain))))
+        return ends, np.bincount(places.ravel(), weights)
+
+    def _longest_of(self, running: Running) -> float:
+        """What an answer that waits may get: as those that run, as far as these say."""
+        limits = running.limits[np.isfinite(running.limits)]
+        return float(max(limits.max() if len(limits) else self._limit, self.longest))
 
 
 @dataclass(frozen=True)
 class _Seen:
     ends: np.ndarray  # [E] lengths, rising
-    counts: np.ndarray  # [E] answers that ended there
-    ages: np.ndarray  # [R] tokens so far of those that run, rising
+    counts: np.ndarray  # [E] answers that ended there, or surely will
+    ages: np.ndarray  # tokens so far of those that run and may end at any length, rising
 
     def tail_rate(self) -> float:
         """Ends per token among the longest, helped by one end of the wider tail where there are few."""
@@ -94,14 +135,24 @@ class Survival:
         beyond = self.ends[-1] * (1.0 + np.log(below) / (2.0 * self._scale)) ** 2
         return np.minimum(np.where(places < len(self.ends), known, beyond), self.limit)
 
-    def draw(self, count: int) -> np.ndarray:
-        """``count`` lengths, spread evenly over the distribution, in an order without a trend."""
-        return self.length(_spread(count))
+    def draw(self, count: int, longest: float | None = None) -> np.ndarray:
+        """``count`` lengths, spread evenly over the distribution, in an order without a trend.
 
-    def draw_rest(self, running: np.ndarray) -> np.ndarray:
-        """What is still to come of each running answer, spread evenly over what is known; a token at least."""
-        ages = np.sort(running)
-        return np.maximum(self.length(self.at(ages) * _spread(len(ages))) - ages, 1.0)
+        With a ``longest`` none is longer, and they fall.
+        """
+        if longest is None:
+            return self.length(_spread(count))
+        above = self.at(np.array([longest]))
+        return np.sort(np.minimum(self.length(above + (1.0 - above) * _spread(count)), longest))[::-1]
+
+    def draw_rest(self, running: Running) -> np.ndarray:
+        """[R] what is still to come of each running answer, spread evenly over what is known; a token at least."""
+        ends = running.limits
+        if not running.certain:
+            order = np.argsort(running.made, kind="stable")
+            ends = ends.copy()
+            ends[order] = np.minimum(ends[order], self.length(self.at(running.made[order]) * _spread(len(order))))
+        return np.maximum(ends - running.made, 1.0)
 
     @property
     def _scale(self) -> float:

@@ -8,18 +8,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-import numpy as np
-
 from runner.report import forecast
 from runner.report.bottleneck import bottleneck
 from runner.report.cards import ModelShape, card_of_device
-from runner.report.lengths import Lengths
+from runner.report.lengths import Lengths, Running
 from runner.report.throughput import Reading, Readings
 from runner.report.usage import PHASES, Usage, shares_between, usage_between
 from runner.types import EngineStats, RowResult
 
 RECENT_SECONDS = 30.0  # that a view's shares are taken over
-_COUNTERS = tuple(item.name for item in fields(EngineStats) if item.name != "running_lengths")
+_COUNTERS = tuple(item.name for item in fields(EngineStats) if not item.name.startswith("running_"))
 
 
 class Phases:
@@ -141,16 +139,31 @@ class Meter:
 
     def seconds_left(self, stats: EngineStats) -> float | None:
         """From the lengths of the answers so far; None before anything is known."""
-        survival = self.lengths.survival(stats.running_lengths)
+        running = Running.of(stats.running_lengths, stats.running_limits, stats.running_certain)
+        survival = self.lengths.survival(running)
         if survival is None:
             return None
-        waiting = max(self._samples_left() - len(stats.running_lengths), 0.0)
-        running = np.asarray(stats.running_lengths, dtype=np.float64)
-        rest = forecast.Rest(waiting, running, self.readings.most_running())
-        prefill = stats.prefill_seconds / max(self.lengths.samples + stats.num_running, 1)
-        card = card_of_device(stats.device)
-        empty = self._shape.bytes_read(1, 0) / card.bandwidth if self._shape and card else None
-        return forecast.seconds_left(rest, survival, self._cost, prefill, empty)
+        waiting = max(self._samples_left() - len(running.made), 0.0)
+        begun = max(self.lengths.samples + stats.num_running, 1)
+        prompt = (stats.prompt_tokens + stats.cached_tokens) / begun
+        longest = running.longest_next if self._taken_rows >= self.total_rows - self.done_rows else None
+        rest = forecast.Rest(waiting, running, self._places(stats), prompt, longest)
+        return forecast.seconds_left(rest, survival, self._cost, stats.prefill_seconds / begun, self._speed(stats))
+
+    def _places(self, stats: EngineStats) -> int:
+        """As many as have run at once; before the first step without prompts the engine still fills up."""
+        most = self.readings.most_running()
+        if self._cost.is_known:
+            return most
+        filled = stats.kv_blocks_used / stats.kv_blocks_total if stats.kv_blocks_total else 0.0
+        return max(most, min(self.max_num_seqs, int(stats.num_running / filled) if filled else self.max_num_seqs))
+
+    def _speed(self, stats: EngineStats) -> forecast.CardSpeed | None:
+        card, shape = card_of_device(stats.device), self._shape
+        if shape is None or card is None:
+            return None
+        step, token = shape.bytes_read(1, 0) / card.bandwidth, shape.bytes_read(0, 1) / card.bandwidth
+        return forecast.CardSpeed(step, token, card.reached[1])
 
     def seconds_left_by_rows(self, now: float) -> float | None:
         """As if the rows left came at the rate of those done: too little wherever answers have a long tail."""

@@ -237,6 +237,19 @@ def test_a_slot_is_not_handed_out_while_results_for_it_are_in_flight() -> None:
         core.scheduler.slots.release(0)
 
 
+def test_counters_tell_whether_only_their_limits_end_the_requests() -> None:
+    core = make_core(SchedulerConfig(4, 64, 64, 4, 64), async_batching=False)
+    core.add(
+        [request(0, [1, 2, 3], max_tokens=10, ignore_eos=True), request(1, [1] * 60, max_tokens=10, ignore_eos=True)]
+    )
+    for _ in range(2):
+        core.step()
+    assert list(core.stats().running_limits) == [10, 4]  # the second has 64 tokens of context
+    assert core.stats().running_certain
+    core.add([request(2, [4], max_tokens=3, ignore_eos=True, stop_token_ids=(9,))])
+    assert not core.stats().running_certain
+
+
 def test_counters_tell_what_was_read_and_how_long_the_running_answers_are() -> None:
     core = make_core(SchedulerConfig(4, 64, 64, 4, 64), async_batching=False)
     core.add([request(0, [1, 2, 3], max_tokens=10), request(1, [4], max_tokens=3)])
@@ -244,5 +257,6 @@ def test_counters_tell_what_was_read_and_how_long_the_running_answers_are() -> N
         core.step()
     assert core.stats().kv_tokens_read == 4 + 5 + 2 + 3
     assert list(core.stats().running_lengths) == [3]
+    assert list(core.stats().running_limits) == [10]
     finish(core)
     assert list(core.stats().running_lengths) == []
