@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from runner.launch.launchers.ray import _check_room
 from tests.launch.fleet import SLOW, prepare, process_of, wait_for_parts
 from tests.run.commands import command, digests, start
 
@@ -20,6 +21,23 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch) -> None:
     assert "batch-runner[ray]" in err
     code, out, _ = command(tmp_path, *RAY, "launch.dry_run=true")
     assert code == 0 and "launch.task=ray-1" in out
+
+
+def test_tasks_that_ray_would_let_wait_for_ever_are_refused(tmp_path, monkeypatch) -> None:
+    """A Ray as it is on a machine of two cores without a GPU."""
+    (tmp_path / "ray.py").write_text(
+        "def init(**options): pass\ndef shutdown(): pass\ndef cluster_resources(): return {'CPU': 2.0}\n"
+    )
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for more, key in (("launch.gpus=1", "launch.gpus=1: Ray has 0"), ("launch.cpus=4", "launch.cpus=4: Ray has 2")):
+        code, _, err = command(tmp_path, *RAY, more)
+        assert code == 64
+        assert key in err
+
+
+def test_a_cluster_may_grow_into_what_tasks_need(caplog) -> None:
+    _check_room({"CPU": 2.0}, {"cpus": 1.0, "gpus": 1.0}, can_grow=True)
+    assert "launch.gpus=1: Ray has 0" in caplog.text and "cpus" not in caplog.text
 
 
 def test_two_tasks_of_which_one_is_killed_make_what_one_process_makes(tmp_path) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[3]
 def launch(work: Work, stop: StopFlag) -> ExitCode:
     """Runs launch.array tasks on the cluster of RAY_ADDRESS, or on this machine, to their ends.
 
-    The folder and this program must lie where every node finds them. Raises ConfigError without Ray.
+    The folder and this program must lie where every node finds them. Raises ConfigError without Ray, and where no
+    task would ever begin.
     """
     commands = _commands(work)
     if work.settings.dry_run:
@@ -39,6 +41,7 @@ def launch(work: Work, stop: StopFlag) -> ExitCode:
     # Without an address Ray starts on this machine, as RAY_ADDRESS it joins a cluster.
     ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
     try:
+        _check_room(ray.cluster_resources(), _needs(work), can_grow="RAY_ADDRESS" in os.environ)
         return _run(ray, work, commands, stop)
     finally:
         ray.shutdown()
@@ -49,13 +52,28 @@ def _commands(work: Work) -> list[list[str]]:
     return [work.command(work.partition(number, count), f"ray-{number}") for number in range(count)]
 
 
-def _run(ray: Any, work: Work, commands: list[list[str]], stop: StopFlag) -> ExitCode:
+def _needs(work: Work) -> dict[str, float]:
+    """What one task asks Ray for."""
     settings = work.settings
-    options: dict[str, Any] = {"max_retries": _RETRIES, "retry_exceptions": [TaskFailed]}
-    if settings.gpus != "auto":
-        options["num_gpus"] = float(settings.gpus)
-    options["num_cpus"] = settings.cpus or 1
-    task = ray.remote(**options)(run_task)
+    gpus = {} if settings.gpus == "auto" else {"gpus": float(settings.gpus)}
+    return {"cpus": float(settings.cpus or 1), **gpus}
+
+
+def _check_room(resources: Mapping[str, float], needs: Mapping[str, float], *, can_grow: bool) -> None:
+    """Ray lets a task wait for ever for what no node has. A Ray of this machine has all that it will have."""
+    for key, count in needs.items():
+        there = resources.get(key.upper()[:-1], 0.0)
+        if there >= count:
+            continue
+        reason = f"launch.{key}={count:g}: Ray has {there:g} of them, and a task would wait; ask for fewer"
+        if not can_grow:
+            raise ConfigError(reason)
+        logger.warning("%s, unless the cluster grows", reason)
+
+
+def _run(ray: Any, work: Work, commands: list[list[str]], stop: StopFlag) -> ExitCode:
+    needs = {f"num_{key}": count for key, count in _needs(work).items()}
+    task = ray.remote(max_retries=_RETRIES, retry_exceptions=[TaskFailed], **needs)(run_task)
     logs = work.make_files()
     pending = [
         task.remote(command, str(work.directory), str(logs / f"ray-{number}.log"))
