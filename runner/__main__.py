@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from runner.signals import Overdue, StopFlag
 
@@ -22,7 +24,8 @@ def exit_code_of(work: Callable[[], int]) -> int:
     try:
         return work()
     except RunnerError as error:
-        sys.stderr.write(f"{error}\n")
+        with suppress(OSError):  # stderr may be a file on the disk that is full
+            sys.stderr.write(f"{error}\n")
         return error.exit_code
     except Overdue:
         logging.getLogger("runner").warning("stopped; run the same command again to continue")
@@ -30,6 +33,16 @@ def exit_code_of(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         logging.getLogger("runner").warning("interrupted; run the same command again to continue")
         return ExitCode.INTERRUPTED
+    finally:
+        _drop_unwritten()
+
+
+def _drop_unwritten() -> None:
+    """Lets go of what stderr cannot be rid of, for which the interpreter would end with a code of its own."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _run(arguments: list[str], stop: StopFlag) -> int:

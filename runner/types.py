@@ -7,7 +7,7 @@ A *row* is one record of the input. A job renders it to one or more *requests*; 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -272,12 +272,6 @@ class EngineClient(Protocol):
         """Ends the engine at once, whatever it is doing; `close` comes after."""
 
     def close(self) -> None: ...
-
-
-class RowReader(Protocol):
-    """Reads rows ``[start, stop)`` of a frozen inventory, in order, one value a row."""
-
-    def read(self, start: int, stop: int) -> Iterator[SourceRow | RowError]: ...
 
 
 class Job(Protocol):

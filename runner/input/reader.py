@@ -24,7 +24,7 @@ def _read(file: FileEntry, span: Span, schema: pa.Schema) -> Iterator[SourceRow 
 
 
 class InventoryReader:
-    """A `runner.types.RowReader` over the recorded files."""
+    """Reads rows of the recorded files, wherever they lie."""
 
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory

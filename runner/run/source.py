@@ -9,7 +9,13 @@ from typing import Protocol
 from runner.output import SampleKeys
 from runner.run.inflight import RowWork
 from runner.run.rerun import narrow
-from runner.types import Request, RowError, RowReader, RowResult, SourceRow
+from runner.types import Request, RowError, RowResult, SourceRow
+
+
+class RowReader(Protocol):
+    """Reads rows ``[start, stop)`` of a frozen inventory, in order, one value a row."""
+
+    def read(self, start: int, stop: int) -> Iterator[SourceRow | RowError]: ...
 
 
 class Renderer(Protocol):

@@ -62,3 +62,15 @@ def test_a_worker_of_ray_that_is_killed_is_replaced(tmp_path) -> None:
     _, err = process.communicate(timeout=150)
     assert process.returncode == 0, err
     assert digests(tmp_path / "out") == whole
+
+
+def test_a_stop_reaches_the_tasks_and_the_same_rows_go_on(tmp_path) -> None:
+    pytest.importorskip("ray")
+    whole = prepare(tmp_path, 200, seconds=0.05)
+    process = start(tmp_path, *RAY)
+    wait_for_parts(tmp_path / "out", 3)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert command(tmp_path, *SLOW, "output.dir=out")[0] == 0
+    assert digests(tmp_path / "out") == whole

@@ -40,6 +40,7 @@ def launch(work: Work, stop: StopFlag) -> ExitCode:
         raise ConfigError("launch=ray: Ray is not installed; pip install 'batch-runner[ray]'") from None
     # Without an address Ray starts on this machine, as RAY_ADDRESS it joins a cluster.
     ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
+    stop.install()  # Ray puts handlers of its own in their place, which end this process
     try:
         _check_room(ray.cluster_resources(), _needs(work), can_grow="RAY_ADDRESS" in os.environ)
         return _run(ray, work, commands, stop)
