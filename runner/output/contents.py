@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from runner.errors import ConfigError
+from runner.errors import ConfigError, DamageError
 from runner.output.commits import Commit, Totals
 from runner.output.disk import Disk
 from runner.output.folder import Folder
 from runner.output.job import JobRecord, columns_of, read_job
 from runner.output.layout import DATA, ERRORS, Layout
+from runner.output.shards import check_part
 
 
 @dataclass
@@ -80,9 +81,25 @@ def _shares(commits: list[Commit], kind: str, wanted: int) -> Iterator[tuple[Com
 
 
 def _table(folder: Folder, commit: Commit, kind: str) -> pa.Table | None:
-    """The part, as far as it is in place: a commit that is just being published may not be yet."""
-    content = folder.disk.read_if_there(folder.layout.part(kind, commit.index))
-    return None if content is None else pa.ipc.open_file(pa.py_buffer(content)).read_all()
+    """The part as it was committed; None for one that is yet to be published, or has been replaced since.
+
+    Arrow has no checksums: what is damaged is found by its hash before it is used.
+    """
+    layout, part = folder.layout, commit.part(kind)
+    assert part is not None
+    path, staged = layout.part(kind, commit.index), layout.staged(commit.attempt, kind, commit.index, commit.generation)
+    is_to_come = folder.disk.size(staged) is not None  # asked before the read, as it may be published meanwhile
+    try:
+        content = folder.disk.read_if_there(path)
+        if content is None:
+            raise ValueError("it is missing")
+        return check_part(content, part, folder.columns.data if kind == DATA else folder.columns.errors)
+    except ValueError as error:
+        if is_to_come or folder.is_superseded(commit):
+            return None
+        raise DamageError(
+            f"{path}: {error}; run python -m runner.repair {layout.root} and then the job again"
+        ) from None
 
 
 def _counts(column: pa.ChunkedArray) -> dict[Any, int]:

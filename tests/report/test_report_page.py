@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from browser import Browser, is_installed
 from hostile import HOSTILE, sent
@@ -45,6 +47,46 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(folder: Path) -> Path:
     assert main([str(folder), "cost.dollars_per_gpu_hour=5"]) == 0
     return folder / "report.html"
+
+
+def flip(part: Path) -> None:
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["data", "errors"])
+@pytest.mark.parametrize(
+    "damage", [flip, Path.unlink, lambda part: os.truncate(part, 100)], ids=["flipped", "missing", "cut"]
+)
+def test_a_damaged_part_is_named_in_one_line(
+    damage: Callable[[Path], None], kind: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder, tmp_path / "out")
+    part = max((tmp_path / "out" / kind).glob("*.arrow"))
+    damage(part)
+    assert main([str(tmp_path / "out")]) == 65
+    shown = capsys.readouterr().err
+    assert str(part) in shown and "runner.repair" in shown and shown.count("\n") == 1
+
+
+def test_a_part_that_is_yet_to_be_published_is_left_out(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "out")
+    assert main([str(tmp_path / "out"), "samples=1000"]) == 0
+    before = len(cards_of(tmp_path / "out"))
+    part = tmp_path / "out" / "data" / "part-00000.arrow"
+    num_lines = pa.ipc.open_file(part).read_all().num_rows
+    stage = tmp_path / "out" / ".runner" / "stage" / "000001"
+    stage.mkdir(parents=True)
+    part.rename(stage / "data-00000.g1.arrow")
+    assert main([str(tmp_path / "out"), "samples=1000"]) == 0
+    assert len(cards_of(tmp_path / "out")) == before - num_lines
+
+
+def cards_of(out: Path) -> list[dict[str, object]]:
+    found = re.search(r'id="samples">(.*?)</script>', (out / "report.html").read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    return list(json.loads(found[1]))
 
 
 class Tags(HTMLParser):
