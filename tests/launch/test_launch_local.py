@@ -106,6 +106,14 @@ def test_a_stop_before_the_processes_have_their_handlers_is_not_lost(tmp_path: P
     assert not (tmp_path / "out/_SUCCESS").exists()
 
 
+def test_a_process_whose_log_is_gone_does_not_stop_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    failed = Worker(0, subprocess.Popen(["false"]), tmp_path / "gone.log")
+    other = Worker(1, subprocess.Popen(["sleep", "0.5"]), tmp_path / "other.log")
+    watch(work_of(compose(list(LOCAL)), LOCAL, tmp_path), [failed, other], StopFlag())
+    assert (failed.code, other.code) == (1, 0)
+    assert "process 0 ended with exit code 1" in caplog.text
+
+
 TRAPS = "trap 'exit 2' INT; trap 'exit 10' USR1; trap 'exit 15' TERM; touch up; while :; do sleep 0.02; done"
 
 

@@ -160,7 +160,11 @@ def _end(code: int) -> str:
 
 
 def _last_line(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    """What a process said last; its log may be gone with the folder."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
     return f"{lines[-1]} ({path})" if lines else str(path)
 
 
