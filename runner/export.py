@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import argparse
 import base64
-import fcntl
-import glob
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -27,12 +23,12 @@ import pyarrow.parquet as pq
 from runner.cli.outcome import exit_code_of, help_code, wants_help
 from runner.errors import ConfigError, DamageError, ExitCode, StorageError
 from runner.output.commits import Commit
-from runner.output.disk import sync_path
 from runner.output.folder import Folder
 from runner.output.layout import DATA
 from runner.output.ranges import bounds, is_covered, num_ranges
 from runner.output.shards import check_part
 from runner.output.verification import open_idle
+from runner.output.whole_file import whole_or_nothing
 
 _log = logging.getLogger("runner.export")
 _BATCH_ROWS = 1024
@@ -105,7 +101,7 @@ def export(directory: str | Path, kind: str, out: str | Path | None = None) -> E
     left_out = tuple(_left_out(folder, commits))
     num_rows = 0
     try:
-        with _whole_or_nothing(target) as path:
+        with whole_or_nothing(target) as path:
             writer = WRITERS[kind](path, folder.columns.data)
             try:
                 for commit in commits:
@@ -133,33 +129,6 @@ def _target(folder: Folder, kind: str, out: str | Path | None) -> Path:
     if not target.parent.is_dir():
         raise ConfigError(f"--out={target}: there is no folder {target.parent}; make it first")
     return target
-
-
-@contextmanager
-def _whole_or_nothing(target: Path) -> Iterator[Path]:
-    """A path beside the target to write to; on success its file is made durable and gets the target's name."""
-    path = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with path.open("wb") as claim:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _sweep(target, path)
-            yield path
-            sync_path(path)
-            path.rename(target)
-            sync_path(target.parent)
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _sweep(target: Path, own: Path) -> None:
-    """Removes what killed exports to this target have left: nobody holds their locks."""
-    for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-        with suppress(OSError):  # another one's, or gone
-            if path != own:
-                with path.open("rb") as left:
-                    fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
-                _log.info("removed %s, which a killed export has left", path)
 
 
 def _part(folder: Folder, commit: Commit) -> pa.Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from runner.cli.outcome import exit_code_of, help_code, wants_help
 from runner.errors import ConfigError, ExitCode, StorageError
 from runner.output.contents import Contents, read_contents
+from runner.output.whole_file import whole_or_nothing
 from runner.report.history import history_of
 from runner.report.metrics import metrics_by_run
 from runner.report.page import Facts, render
@@ -48,10 +48,10 @@ def write_report(folder: Path, max_samples: int, max_errors: int, dollars_per_gp
     """Replaces the report as a whole; raises RunnerError as `read_contents` does, StorageError for the page."""
     contents = read_contents(folder, max_samples, max_errors)
     path = folder / "report.html"
-    temporary = folder / ".runner" / "report.html.tmp"
+    page = render(_facts(folder, contents, dollars_per_gpu_hour))
     try:
-        temporary.write_text(render(_facts(folder, contents, dollars_per_gpu_hour)), encoding="utf-8")
-        os.replace(temporary, path)  # noqa: PTH105 - over the old report, if any
+        with whole_or_nothing(path, scratch=folder / ".runner") as draft:
+            draft.write_text(page, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}; once that is solved, run the same command again") from error
     return path.resolve()
