@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -79,7 +81,12 @@ def test_a_wrong_argument_is_named_in_one_line(name: str, arguments: tuple[str, 
 
 @pytest.mark.parametrize(
     ("error", "code", "line"),
-    [(ConfigError("a=b: c"), 64, "a=b: c\n"), (KeyboardInterrupt(), 130, ""), (BrokenPipeError(), 0, "")],
+    [
+        (ConfigError("a=b: c"), 64, "a=b: c\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (BrokenPipeError(), 0, ""),
+        (OSError(errno.ENOSPC, "full"), 74, "full: what was to be shown is cut off; run again where there is space\n"),
+    ],
 )
 def test_an_end_from_outside_is_no_traceback(
     error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch
@@ -90,5 +97,24 @@ def test_an_end_from_outside_is_no_traceback(
     written: list[str] = []
     stream = SimpleNamespace(write=written.append, close=lambda: None)
     monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr("sys.stdout", sys.stdout)
     assert exit_code_of(fail) == code
     assert "".join(written) == line
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_a_full_disk_takes_no_more_is_said(unbuffered: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "x"}\n')
+    arguments = ("job=generate", f"input.path={tmp_path / 'rows.jsonl'}", f"output.dir={tmp_path / 'out'}")
+    line = [sys.executable, "-m", "runner.preview", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            line,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (74, 1)
