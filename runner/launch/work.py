@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.config import LaunchConfig, RunnerConfig
+from runner.errors import ConfigError
 from runner.output import start_over, supports_leases
 
 _OWN = ("launch", "partition", "output.dir", "output.overwrite")
@@ -59,8 +60,16 @@ class Work:
 
 
 def prepare(config: RunnerConfig, arguments: Sequence[str], directory: Path) -> Work:
-    """Starts the folder over if that was asked: the tasks must not, and a requeued one least of all."""
+    """Starts the folder over if that was asked: the tasks must not, and a requeued one least of all.
+
+    Raises ConfigError for a partition: a launcher divides the rows itself.
+    """
     assert config.output.dir is not None  # the command line fills it in
+    if config.partition not in (RunnerConfig.partition, "auto"):
+        raise ConfigError(
+            f"partition={config.partition}: launch={config.launch.kind} divides the rows among its tasks; "
+            "drop one of the two"
+        )
     folder = (directory / Path(config.output.dir).expanduser()).resolve()
     if config.output.overwrite and not config.launch.dry_run:
         start_over(folder)

@@ -59,6 +59,7 @@ def test_a_short_limit_leaves_half_of_itself_to_work(limit: str | None, seconds:
         ("launch.time=soon", "launch.time=soon"),
         ("launch.partition='a b'", "launch.partition=a b"),
         ("launch.sbatch=[qos]", "launch.sbatch"),
+        ("partition=1/4", "partition=1/4: launch=slurm divides the rows"),
     ],
 )
 def test_what_cannot_stand_in_the_script_is_refused(tmp_path: Path, argument: str, key: str) -> None:
