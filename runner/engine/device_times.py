@@ -23,11 +23,11 @@ class DeviceTimes:
 
         Of a step with both, prompts get what they take alone and rows the rest.
         """
-        seconds = end.seconds_since(begin)
+        seconds = prefill = end.seconds_since(begin)
         if num_prefill_tokens:
             self._token = min(self._token, seconds / num_prefill_tokens)
-        prefill = min(seconds, self.expected(num_prefill_tokens)) if num_decode else seconds
-        prefill = prefill if num_prefill_tokens else 0.0
+        if num_decode:
+            prefill = min(seconds, self.expected(num_prefill_tokens))
         self.prefill += prefill
         self.decode += seconds - prefill
         if self._last is not None:
