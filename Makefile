@@ -48,7 +48,7 @@ test-remote: $(VENV)/.installed-dev  ## Input from S3 and Google Cloud servers o
 	$(PY) -m venv $(VENV)/remote
 	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(VENV)/remote/lib/python3.*/site-packages)/main.pth
 	$(VENV)/remote/bin/python -m pip install --quiet --disable-pip-version-check s3fs gcsfs "moto[server]>=5" gcp-storage-emulator
-	HF_HUB_OFFLINE=1 $(VENV)/remote/bin/python -m pytest tests/input/test_input_s3.py tests/input/test_input_gs.py $(ARGS)
+	HF_HUB_OFFLINE=1 $(VENV)/remote/bin/python -m pytest tests/input/test_input_remote.py $(ARGS)
 
 bench: $(VENV)/.installed  ## Time the engine beside model.generate on this CPU; benchmarks/ has the others
 	$(PY) benchmarks/cpu.py $(ARGS)
