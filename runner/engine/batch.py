@@ -52,6 +52,9 @@ class Packet:
     block_updates: Section  # slot, index, block
     admitted_slots: Section
     admitted_rows: Section  # packed sampling parameters
+    admitted_sharing: Section  # tokens of the shared beginning that each has
+    prefix_blocks: Section  # of another shared beginning; empty while it stays
+    prefix_sharing: Section  # tokens of it, by slot; likewise
     rows: Section  # slots that decode, when they are not those of the step before
     token_ids: Section  # of the prompt chunks, [N]
     positions: Section  # [N]
@@ -76,9 +79,10 @@ def packet_capacity(config: SchedulerConfig) -> int:
     seqs, tokens = config.max_num_seqs, config.max_num_batched_tokens
     return (
         BLOCK_UPDATE_WORDS * config.max_block_updates
-        + seqs * (WORDS + 2 + 2 + 1 + 3 * 2)
+        + seqs * (WORDS + 2 + 2 + 1 + 3 * 2 + 2)
+        + config.max_blocks_per_sequence
         + 3 * tokens
-        + _ALIGNMENT * 16
+        + _ALIGNMENT * 19
     )
 
 
@@ -100,6 +104,9 @@ class BatchBuilder:
         block_updates = writer.put(updates)
         admitted_slots = writer.put(np.array([s.slot for s in plan.admitted], np.int32))
         admitted_rows = writer.put(self._sampling_rows(plan.admitted))
+        admitted_sharing = writer.put(np.array(plan.admitted_sharing, np.int32))
+        prefix_blocks = writer.put(np.empty(0, np.int32) if plan.prefix is None else plan.prefix.blocks)
+        prefix_sharing = writer.put(np.empty(0, np.int32) if plan.prefix is None else plan.prefix.sharing)
         changed = not np.array_equal(plan.decode, self._sent_rows)
         rows = writer.put(plan.decode if changed else plan.decode[:0])
         self._sent_rows = plan.decode
@@ -107,6 +114,9 @@ class BatchBuilder:
             block_updates=block_updates,
             admitted_slots=admitted_slots,
             admitted_rows=admitted_rows,
+            admitted_sharing=admitted_sharing,
+            prefix_blocks=prefix_blocks,
+            prefix_sharing=prefix_sharing,
             rows=rows,
             **self._chunk_sections(plan, block_table, lengths, writer),
             longest_chunk=max((c.count for c in plan.chunks), default=0),

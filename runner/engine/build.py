@@ -91,6 +91,7 @@ def core_over(
         block_size=engine.block_size,
         num_blocks=engine.num_kv_blocks or min(most, measured_blocks()),
         mixed_prefill=engine.mixed_prefill and not engine.deterministic,
+        share_reads=_may_share_reads(target, engine),
         deterministic=engine.deterministic,
         eos_ids=eos_ids,
     )
@@ -111,6 +112,11 @@ def core_over(
     scheduler = Scheduler(config)
     scheduler.stats.device = torch.cuda.get_device_name(target) if target.type == "cuda" else ""
     return EngineCore(scheduler, runner, engine.async_batching, engine.enable_prefix_caching)
+
+
+def _may_share_reads(target: torch.device, engine: EngineConfig) -> bool:
+    """The backend of a CPU reads each row's beginning anyway; and what a row's bits are must not hang on the others."""
+    return target.type == "cuda" and not engine.deterministic
 
 
 def _replace_linears(model: PreTrainedModel, target: torch.device, accelerated: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from runner.engine.attention.metadata import SharedPrefix
+
 
 class DeviceSlots:
     """Tensors over ``max_num_seqs + 1`` slots; the last is the dummy of padding rows, whose block is nobody's.
@@ -18,12 +20,23 @@ class DeviceSlots:
         self.last_token = torch.zeros(num_slots, dtype=torch.int32, device=device)  # the next step's input
         self.length = torch.zeros(num_slots, dtype=torch.int32, device=device)  # tokens with KV in the cache
         self.block_table = torch.full((num_slots, max_blocks), trash_block, dtype=torch.int32, device=device)
+        self.prefix = SharedPrefix(
+            blocks=torch.full((max_blocks,), trash_block, dtype=torch.int32, device=device),
+            num_tokens=torch.zeros(1, dtype=torch.int32, device=device),
+            sharing=torch.zeros(num_slots, dtype=torch.int32, device=device),
+        )
         self.rows = torch.full((max_num_seqs,), self.dummy, dtype=torch.int32, device=device)  # slots that decode
 
     def set_blocks(self, updates: Tensor) -> None:
         """``updates`` int32 [K, 3]: slot, index, block."""
         slot, index, _ = updates.long().unbind(1)
         self.block_table[slot, index] = updates[:, 2]
+
+    def set_prefix(self, blocks: Tensor, sharing: Tensor, block_size: int) -> None:
+        """``blocks`` int32 [K] are the shared beginning from now on, ``sharing`` int32 [slots] says who has it."""
+        self.prefix.blocks[: len(blocks)] = blocks
+        self.prefix.num_tokens.fill_(len(blocks) * block_size)
+        self.prefix.sharing[: len(sharing)] = sharing
 
     def set_rows(self, rows: Tensor) -> None:
         """``rows`` int32 [R]: the slots that decode from now on."""

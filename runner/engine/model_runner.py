@@ -16,7 +16,7 @@ from runner.engine.batch import BatchBuilder, Packet, Section, packet_capacity
 from runner.engine.device import Buffer, Device, Event
 from runner.engine.device_slots import DeviceSlots
 from runner.engine.device_times import DeviceTimes
-from runner.engine.graphs import DecodeGraphs
+from runner.engine.graphs import DecodeGraphs, Kind
 from runner.engine.layers import StepContext
 from runner.engine.plan import StepPlan
 from runner.engine.results import ResultLayout, StepResults, most_words, step_width
@@ -91,7 +91,8 @@ class ModelRunner:
             device.h2d.enqueue(_copy(host_in, device_in, size), reads=[host_in], writes=[device_in])
             device.compute.wait(device.h2d.record())
         layout = ResultLayout(len(plan.sampled), step_width(table.logprob_words[plan.sampled]))
-        step = _Step(packet, len(plan.decode), layout, variant(plan, table), edits_of(plan.admitted))
+        kind = Kind(variant(plan, table), plan.shares_reads)
+        step = _Step(packet, len(plan.decode), layout, kind, edits_of(plan.admitted))
         reads = [device_in] if packet.size else []
         begin = device.compute.record()
         device.compute.enqueue(
@@ -100,7 +101,7 @@ class ModelRunner:
         end = device.compute.record()
         device.d2h.wait(end)
         device.d2h.enqueue(_copy(device_out, host_out, layout.size), reads=[device_out], writes=[host_out])
-        return Launched(plan, step.variant, layout, host_out, device.d2h.record(), begin, end)
+        return Launched(plan, kind.variant, layout, host_out, device.d2h.record(), begin, end)
 
     def prepare(self, launched: Launched, num_rows: int) -> None:
         """While the device works on a long prefill step: gets graphs ready for up to ``num_rows`` decode rows.
@@ -109,7 +110,7 @@ class ModelRunner:
         """
         if self._graphs and launched.plan.chunks and launched.variant is not Variant.FULL:
             spare = self.times.expected(launched.plan.num_prefill_tokens) / 2
-            rows, kind = self._num_rows(num_rows), launched.variant
+            rows, kind = self._num_rows(num_rows), Kind(launched.variant)
             self._device.compute.enqueue(lambda: self._capture_ahead(rows, kind, spare))
 
     def results(self, launched: Launched) -> StepResults:
@@ -133,28 +134,29 @@ class ModelRunner:
         logprobs = _logprobs_buffer(step.layout, step.layout.num_rows if prefills else num_rows, out.device)
         if prefills:
             tokens, status = self._prefill(step, data, logprobs)
-        elif self._graphs and step.variant is not Variant.FULL:
-            tokens, status = self._graphs.run(num_rows, step.variant)
+        elif self._graphs and step.kind.variant is not Variant.FULL:
+            tokens, status = self._graphs.run(num_rows, step.kind)
         else:
-            tokens, status = self._decode(num_rows, step.variant, logprobs)
+            tokens, status = self._decode(num_rows, step.kind, logprobs)
         if step.layout.num_rows:
             step.layout.write(out, tokens, status, logprobs)
 
     @torch.inference_mode()  # as steps run: else the compiler would compile all anew, in the midst of a capture
-    def _capture_ahead(self, num_rows: int, variant: Variant, seconds: float) -> None:
+    def _capture_ahead(self, num_rows: int, kind: Kind, seconds: float) -> None:
         assert self._graphs
-        self._graphs.capture_ahead(num_rows, variant, seconds)
+        self._graphs.capture_ahead(num_rows, kind, seconds)
 
     def _num_rows(self, num_decode: int) -> int:
         """The arithmetic of a row may depend on how many there are: deterministic steps have one size."""
         return self._config.max_num_seqs if self._config.deterministic else num_decode
 
-    def _decode(self, num_rows: int, variant: Variant, logprobs: LogprobsBuffer | None = None) -> tuple[Tensor, Tensor]:
+    def _decode(self, num_rows: int, kind: Kind, logprobs: LogprobsBuffer | None = None) -> tuple[Tensor, Tensor]:
         """One token for each of the first ``num_rows`` rows: their (tokens, status), int32 [num_rows]."""
         token_ids, batch, positions = self._decode_batch(num_rows)
+        batch.prefix = self.slots.prefix if kind.shared else None
         logits = self._forward(token_ids, positions, batch, None)
         assert batch.rows is not None and batch.decode_lens is not None
-        return self._sample(logits, batch.rows, batch.decode_lens, variant, logprobs)
+        return self._sample(logits, batch.rows, batch.decode_lens, kind.variant, logprobs)
 
     def _decode_batch(self, num_rows: int) -> tuple[Tensor, AttentionBatch, Tensor]:
         """Advances the rows; their token ids, where their KV goes, and their positions."""
@@ -182,7 +184,7 @@ class ModelRunner:
         if not step.layout.num_rows:
             return logits.new_empty(0), logits.new_empty(0)
         slots, sample_positions = _take(data, packet.sampled_slots), _take(data, packet.sample_positions)
-        return self._sample(logits, slots, sample_positions, step.variant, logprobs)
+        return self._sample(logits, slots, sample_positions, step.kind.variant, logprobs)
 
     def _sample(
         self, logits: Tensor, slots: Tensor, positions: Tensor, variant: Variant, logprobs: LogprobsBuffer | None
@@ -191,11 +193,11 @@ class ModelRunner:
         self.slots.last_token[slots.long()] = tokens
         return tokens, status
 
-    def _warm_up(self, num_rows: int, variant: Variant) -> None:
+    def _warm_up(self, num_rows: int, kind: Kind) -> None:
         """Runs a decode step on padding rows alone, in stream order: nobody's state changes."""
         kept = self.slots.rows.clone()
         self.slots.rows.fill_(self.slots.dummy)
-        self._decode(num_rows, variant)
+        self._decode(num_rows, kind)
         self.slots.rows.copy_(kept)
 
     def _apply(self, step: _Step, data: Tensor) -> None:
@@ -203,8 +205,12 @@ class ModelRunner:
         packet = step.packet
         if packet.block_updates.count:
             self.slots.set_blocks(_take(data, packet.block_updates))
+        if packet.prefix_blocks.count:
+            blocks, sharing = _take(data, packet.prefix_blocks), _take(data, packet.prefix_sharing)
+            self.slots.set_prefix(blocks, sharing, self._config.block_size)
         if packet.admitted_slots.count:
             self._sampling.admit(_take(data, packet.admitted_slots), _take(data, packet.admitted_rows))
+            self.slots.prefix.sharing[_take(data, packet.admitted_slots).long()] = _take(data, packet.admitted_sharing)
         for slot, load in step.edits:
             self._sampling.retire(slot)
             if load is not None:
@@ -242,7 +248,7 @@ class _Step:
     packet: Packet
     num_decode: int
     layout: ResultLayout
-    variant: Variant
+    kind: Kind
     edits: list[tuple[int, EditLoad | None]]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from runner.engine.sequence import Sequence
+from runner.engine.shared_reads import PrefixUpdate
 
 
 @dataclass(slots=True)
@@ -31,6 +32,9 @@ class StepPlan:
     chunks: list[Chunk] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)  # their sampling state goes to the device first
     block_updates: list[np.ndarray] = field(default_factory=list)  # each [k, 3] int32: slot, index, block
+    admitted_sharing: list[int] = field(default_factory=list)  # tokens of the shared beginning, of each admitted
+    prefix: PrefixUpdate | None = None  # another shared beginning from this step on
+    shares_reads: bool = False  # the decode rows read it once
 
     sampled: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     """Slots that get a token, in the order of the results: the decode rows, then the final chunks. Set by `seal`."""

@@ -17,6 +17,7 @@ from runner.engine.results import StepResults
 from runner.engine.roster import Roster
 from runner.engine.sampler import stop_ids_of
 from runner.engine.sequence import Sequence
+from runner.engine.shared_reads import SharedReads
 from runner.limits import MAX_STOP_IDS
 from runner.types import EngineStats, FinishReason, Sample
 
@@ -31,6 +32,7 @@ class SchedulerConfig:
     block_size: int
     num_blocks: int
     mixed_prefill: bool = False
+    share_reads: bool = False
     deterministic: bool = False
     eos_ids: tuple[int, ...] = ()
 
@@ -51,6 +53,7 @@ class Scheduler:
         self.config = config
         self.roster = Roster(config.max_num_seqs, config.max_blocks_per_sequence, config.num_blocks)
         self.blocks, self.slots = self.roster.blocks, self.roster.slots
+        self._shared_reads = SharedReads(self.slots, config.block_size) if config.share_reads else None
         self.stats = EngineStats(kv_blocks_total=config.num_blocks)
         self.max_running = config.max_num_seqs  # lowered when the device runs out of memory
         self._holding = False  # after a preemption nobody is admitted until blocks are plentiful again
@@ -149,6 +152,14 @@ class Scheduler:
         table.length[rows] += 1
         self.stats.kv_tokens_read += int(table.length[rows].sum())
         plan.decode = rows
+        if self._shared_reads is not None and len(rows):
+            self._share_reads(plan, self._shared_reads)
+
+    def _share_reads(self, plan: StepPlan, shared: SharedReads) -> None:
+        plan.prefix = shared.look(plan.decode)
+        plan.shares_reads = not self.config.mixed_prefill and shared.is_worth_it(plan.decode)
+        if plan.shares_reads:
+            self.stats.kv_tokens_read -= (shared.num_sharing(plan.decode) - 1) * shared.num_tokens
 
     def _preempt_newest(self) -> None:
         roster = self.roster
@@ -236,6 +247,7 @@ class Scheduler:
         sequence.num_scheduled = len(hits) * size
         self.stats.cached_tokens += sequence.num_scheduled
         plan.admitted.append(sequence)
+        plan.admitted_sharing.append(0 if self._shared_reads is None else self._shared_reads.admit(slot))
         plan.block_updates.append(self._table_rows(slot))
         return True
 

@@ -18,7 +18,7 @@ from test_engine_exact import (
 
 from runner.engine.core import EngineCore
 from runner.engine.device_times import DeviceTimes
-from runner.engine.graphs import DecodeGraphs
+from runner.engine.graphs import DecodeGraphs, Kind
 from runner.engine.sampler import Variant
 
 SIZES = [2, 4, 8, 16, 24]
@@ -28,7 +28,7 @@ SIZES = [2, 4, 8, 16, 24]
 def graphs(monkeypatch: pytest.MonkeyPatch) -> DecodeGraphs:
     """Of a machine without CUDA: a capture is its key."""
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    monkeypatch.setattr(DecodeGraphs, "_capture", lambda self, size, variant: (size, variant))
+    monkeypatch.setattr(DecodeGraphs, "_capture", lambda self, size, kind: (size, kind))
     return DecodeGraphs(lambda *_: pytest.fail("no step is run"), lambda *_: None, SIZES)
 
 
@@ -37,28 +37,28 @@ def captured(graphs: DecodeGraphs) -> list[int]:
 
 
 def test_sizes_up_to_the_batch_are_captured_the_largest_first(graphs: DecodeGraphs) -> None:
-    graphs.capture_ahead(9, Variant.GREEDY, 60)
+    graphs.capture_ahead(9, Kind(Variant.GREEDY), 60)
     assert captured(graphs) == [16, 8, 4, 2]
-    graphs.capture_ahead(24, Variant.GREEDY, 60)
+    graphs.capture_ahead(24, Kind(Variant.GREEDY), 60)
     assert captured(graphs) == [16, 8, 4, 2, 24]
 
 
 def test_no_capture_begins_that_would_end_too_late(graphs: DecodeGraphs) -> None:
-    graphs.capture_ahead(24, Variant.GREEDY, 0)
+    graphs.capture_ahead(24, Kind(Variant.GREEDY), 0)
     assert captured(graphs) == []
     graphs._slowest = 3600.0
-    graphs.capture_ahead(24, Variant.GREEDY, 60)
+    graphs.capture_ahead(24, Kind(Variant.GREEDY), 60)
     assert captured(graphs) == []
 
 
 def test_without_memory_the_rest_is_left(graphs: DecodeGraphs, monkeypatch: pytest.MonkeyPatch) -> None:
-    def capture(self: DecodeGraphs, size: int, variant: Variant) -> Any:
+    def capture(self: DecodeGraphs, size: int, kind: Kind) -> Any:
         if size < 16:
             raise torch.OutOfMemoryError
-        return size, variant
+        return size, kind
 
     monkeypatch.setattr(DecodeGraphs, "_capture", capture)
-    graphs.capture_ahead(24, Variant.GREEDY, 60)
+    graphs.capture_ahead(24, Kind(Variant.GREEDY), 60)
     assert captured(graphs) == [24, 16]
 
 
@@ -69,10 +69,10 @@ class Asked:
         self._decode = core.runner._decode  # type: ignore[attr-defined]
         self.asked: list[tuple[int, bool]] = []
 
-    def run(self, num_rows: int, variant: Variant) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._decode(num_rows, variant)  # type: ignore[no-any-return]
+    def run(self, num_rows: int, kind: Kind) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._decode(num_rows, kind)  # type: ignore[no-any-return]
 
-    def capture_ahead(self, num_rows: int, variant: Variant, seconds: float) -> None:
+    def capture_ahead(self, num_rows: int, kind: Kind, seconds: float) -> None:
         self.asked.append((num_rows, torch.is_inference_mode_enabled()))
 
 
@@ -96,7 +96,7 @@ def test_graphs_captured_ahead_of_need_change_no_answer(
         core.add(requests_for(prompts))
         core.step()
         graphs = core.runner._graphs  # type: ignore[attr-defined]
-        assert {size for size, variant in graphs._graphs if variant is Variant.GREEDY} == set(graphs._sizes)
+        assert {size for size, kind in graphs._graphs if kind == Kind(Variant.GREEDY)} == set(graphs._sizes)
         answers = finish(core)
         for i, prompt in enumerate(prompts):
             assert tuple(answers[i, 0]) == expected_answer("llama", tuple(prompt), MAX_TOKENS), prompt

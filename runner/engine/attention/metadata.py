@@ -42,6 +42,18 @@ class KVCache:
         return self.key.shape[1]
 
 
+PREFIX_TOKENS = 64  # a shared beginning is a multiple of it: whole tiles, of whole tiles of any backend
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPrefix:
+    """A beginning that decode rows have in common, down to the blocks that hold it."""
+
+    blocks: torch.Tensor  # int32 [B], in order
+    num_tokens: torch.Tensor  # int32 [1]: a multiple of PREFIX_TOKENS; 0 while there is none
+    sharing: torch.Tensor  # int32 [S]: num_tokens for a slot that begins with it, else 0
+
+
 @dataclass(slots=True)
 class AttentionBatch:
     """One step. Its packed tokens are [decode rows ..., prefill tokens ...]; either part may be empty.
@@ -62,6 +74,7 @@ class AttentionBatch:
     seq_lens: torch.Tensor | None = None  # int32 [P]: its context after this step, earlier chunks included
     max_seqlen_q: int = 0  # the longest chunk of this step
     max_seqlen_k: int = 0  # the largest of seq_lens
+    prefix: SharedPrefix | None = None  # of decode rows: a backend may read it once for all; the rows' tables have it
     fresh: bool = False  # every prefill sequence starts at position 0: nothing is read from the cache
 
 

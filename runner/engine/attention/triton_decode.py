@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from runner.engine.attention.metadata import AttentionBatch, AttentionSpec, KVCache
+from runner.engine.attention.metadata import PREFIX_TOKENS, AttentionBatch, AttentionSpec, KVCache
 from runner.engine.attention.triton_decode_kernels import decode_kernel
+from runner.engine.attention.triton_prefix import TritonPrefix
 from runner.engine.attention.triton_sizes import ceil_div, dot_side, power_of_two
 
 _PROGRAMS = 256  # fill an H100's 132 multiprocessors: with two each, cutting rows further gains nothing
@@ -75,6 +76,7 @@ class TritonDecode:
         acc_size = max(rows * spec.value_dim for rows, spec in zip(rows_of_parts, specs, strict=True))
         self._part_acc = torch.empty(acc_size, dtype=torch.float32, device=device)
         self._part_stats = torch.empty(2 * max(rows_of_parts), dtype=torch.float32, device=device)
+        self._prefix = TritonPrefix(specs, max_rows, device)
         items = max_rows * max(spec.num_kv_heads for spec in specs)
         self._arrived = torch.zeros(items, dtype=torch.int32, device=device)
 
@@ -96,6 +98,8 @@ class TritonDecode:
         assert num_rows <= self._max_rows, "the backend was made for fewer decode rows"
         config = self._configs[spec]
         splits = config.splits_of(num_rows, spec.num_kv_heads)
+        shared = None if spec.window else batch.prefix
+        parts = None if shared is None else self._prefix(query, cache, batch, shared, spec)
         new_key, new_value = (query, query) if new is None else new
         out = torch.empty(query.shape[0], spec.num_heads, spec.value_dim, dtype=query.dtype, device=query.device)
         decode_kernel[(spec.num_kv_heads * splits, num_rows)](
@@ -112,7 +116,11 @@ class TritonDecode:
             self._part_acc,
             self._part_stats,
             self._arrived,
+            batch.rows if shared is None else shared.sharing,
+            self._part_acc if parts is None else parts.acc,
+            self._part_stats if parts is None else parts.stats,
             splits,
+            1 if parts is None else parts.num_splits,
             spec.scale,
             batch.block_table.stride(0),
             *query.stride()[:2],
@@ -121,6 +129,7 @@ class TritonDecode:
             *cache.key.stride()[:3],
             *cache.value.stride()[:3],
             APPEND=new is not None,
+            HAS_PREFIX=parts is not None,
             KV_HEADS=spec.num_kv_heads,
             GROUP=spec.group,
             HEAD_DIM=spec.head_dim,
@@ -135,6 +144,7 @@ class TritonDecode:
             BLOCK_G=dot_side(spec.group),
             BLOCK_D=dot_side(spec.head_dim),
             BLOCK_V=dot_side(spec.value_dim),
+            PREFIX_BLOCK_N=PREFIX_TOKENS,
             num_warps=config.num_warps,
             num_stages=config.num_stages,
         )

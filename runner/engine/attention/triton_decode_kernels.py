@@ -11,13 +11,15 @@ from runner.engine.attention.triton_decode_pieces import (
     copy_numbers,
     hidden_tiles,
     is_last,
+    merged,
+    parts_of,
     store_answer,
     store_part,
 )
 
 
 # One kernel for all numbers of pieces: a batch that shrinks must not wait for a compiler.
-@triton.jit(do_not_specialize=["num_splits"])
+@triton.jit(do_not_specialize=["num_splits", "num_prefix_splits"])
 def decode_kernel(
     query_ptr,
     new_key_ptr,  # [R, KVH, D] of each row's last token
@@ -32,7 +34,11 @@ def decode_kernel(
     part_acc_ptr,  # num_splits parts a row and head
     part_stats_ptr,
     arrived_ptr,  # int32 [R * KVH], all zero between launches
+    sharing_ptr,  # int32 [S]: tokens at a slot's beginning that the parts below are of
+    prefix_acc_ptr,  # num_prefix_splits parts a row and head
+    prefix_stats_ptr,
     num_splits,
+    num_prefix_splits,
     scale,
     table_stride,
     query_row_stride,
@@ -48,6 +54,7 @@ def decode_kernel(
     value_stride,
     value_head_stride,
     APPEND: tl.constexpr,
+    HAS_PREFIX: tl.constexpr,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -62,6 +69,7 @@ def decode_kernel(
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    PREFIX_BLOCK_N: tl.constexpr,
 ):
     """Grid (KV_HEADS * num_splits, R). A row is cut by its own length; what is too short leaves programs idle.
 
@@ -71,12 +79,13 @@ def decode_kernel(
     split = tl.program_id(0) // KV_HEADS
     row = tl.program_id(1)
     length = tl.load(lens_ptr + row)
+    slot = tl.load(rows_ptr + row).to(tl.int64)
     hidden = hidden_tiles(length, WINDOW, BLOCK_N)
-    tiles = tl.cdiv(length, BLOCK_N) - hidden
-    per_split = tl.maximum(tl.cdiv(tiles, num_splits), MIN_TILES)
-    num_parts = tl.cdiv(tiles, per_split)
+    if HAS_PREFIX:
+        shared = tl.load(sharing_ptr + slot)
+        hidden = shared // BLOCK_N
+    per_split, num_parts = parts_of(tl.cdiv(length, BLOCK_N) - hidden, num_splits, MIN_TILES)
     if split < num_parts:
-        slot = tl.load(rows_ptr + row).to(tl.int64)
         first = (hidden + split * per_split) * BLOCK_N
         stop = tl.minimum(first + per_split * BLOCK_N, length)
         if APPEND and stop == length:
@@ -135,6 +144,19 @@ def decode_kernel(
                     BLOCK_V,
                 )
         if answered:
+            if HAS_PREFIX:
+                _, num_shared = parts_of(shared // PREFIX_BLOCK_N, num_prefix_splits, 1)
+                other_peak, other_total, other_acc = combine_parts(
+                    prefix_acc_ptr,
+                    prefix_stats_ptr,
+                    item * num_prefix_splits,
+                    num_shared,
+                    GROUP,
+                    VALUE_DIM,
+                    BLOCK_G,
+                    BLOCK_V,
+                )
+                peak, total, acc = merged(peak, total, acc, other_peak, other_total, other_acc)
             answer_ptr = out_ptr + item * (GROUP * VALUE_DIM)
             store_answer(
                 answer_ptr, sinks_ptr + head * GROUP, peak, total, acc, GROUP, VALUE_DIM, HAS_SINKS, BLOCK_G, BLOCK_V

@@ -80,6 +80,13 @@ def attend(
 
 
 @triton.jit
+def parts_of(tiles, num_splits, MIN_TILES: tl.constexpr):
+    """(tiles of a part, parts) when ``tiles`` are cut into ``num_splits`` at most."""
+    per_split = tl.maximum(tl.cdiv(tiles, num_splits), MIN_TILES)
+    return per_split, tl.cdiv(tiles, per_split)
+
+
+@triton.jit
 def copy_numbers(source_ptr, target_ptr, COUNT: tl.constexpr, BLOCK: tl.constexpr):
     """COUNT consecutive numbers."""
     i = tl.arange(0, BLOCK)
@@ -162,12 +169,17 @@ def combine_parts(
         part_total = tl.load(stats + GROUP, mask=in_group, other=1.0, cache_modifier=".cg")
         place = part * (GROUP * VALUE_DIM) + g[:, None] * VALUE_DIM + v[None, :]
         part_acc = tl.load(part_acc_ptr + place, mask=acc_mask, other=0.0, cache_modifier=".cg")
-        new_peak = tl.maximum(peak, part_peak)
-        decay, part_decay = tl.exp2(peak - new_peak), tl.exp2(part_peak - new_peak)
-        total = total * decay + part_total * part_decay
-        acc = acc * decay[:, None] + part_acc * part_decay[:, None]
-        peak = new_peak
+        peak, total, acc = merged(peak, total, acc, part_peak, part_total, part_acc)
     return peak, total, acc
+
+
+@triton.jit
+def merged(peak, total, acc, other_peak, other_total, other_acc):
+    """Two softmaxes over different tokens as one; not both are empty."""
+    new_peak = tl.maximum(peak, other_peak)
+    decay, other_decay = tl.exp2(peak - new_peak), tl.exp2(other_peak - new_peak)
+    total = total * decay + other_total * other_decay
+    return new_peak, total, acc * decay[:, None] + other_acc * other_decay[:, None]
 
 
 @triton.jit

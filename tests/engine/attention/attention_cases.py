@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from runner.engine.attention import AttentionBatch, AttentionSpec, KVCache, allocate_cache
+from runner.engine.attention.metadata import SharedPrefix
 
 TRASH_BLOCK = 0
 DUMMY_SLOT = 0
@@ -22,6 +23,8 @@ class Case:
     decode: tuple[int, ...] = ()
     prefill: tuple[tuple[int, int], ...] = ()
     padding_rows: int = 0
+    shared: int = 0  # tokens that the decode rows in ``sharing`` (by index) begin with
+    sharing: tuple[int, ...] = ()
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 64
@@ -99,7 +102,9 @@ class _Builder:
         self.sequences = sequences
         self.lengths = [before + now for before, now in sequences]
         used = [-(-length // case.block_size) for length in self.lengths]
-        num_blocks = 1 + sum(used) + 3  # the trash block, and some that nobody may read
+        num_blocks = (
+            1 + sum(used) + case.shared // case.block_size + 3
+        )  # the trash block, and some that nobody may read
         self.cache = allocate_cache(num_blocks, case.block_size, self.spec, case.dtype, "cpu")
         self.cache.key.fill_(float("nan"))
         self.cache.value.fill_(float("nan"))
@@ -111,6 +116,11 @@ class _Builder:
         self.table = torch.full((len(sequences) + 2, width), free[-1], dtype=torch.int32)
         self.table[:, -1] = -1
         self.table[DUMMY_SLOT, 0] = TRASH_BLOCK
+        self.prefix_blocks = torch.tensor(
+            [free.pop(0) for _ in range(case.shared // case.block_size)], dtype=torch.int32
+        )
+        self.prefix_key = self._draw(case.shared, self.spec.num_kv_heads, self.spec.head_dim)
+        self.prefix_value = self._draw(case.shared, self.spec.num_kv_heads, self.spec.value_dim)
         for slot, count in zip(self.slots, used, strict=True):
             self.table[slot, :count] = torch.tensor([free.pop(0) for _ in range(count)], dtype=torch.int32)
 
@@ -135,6 +145,9 @@ class _Builder:
         query = self._draw(now, spec.num_heads, spec.head_dim)
         key = self._draw(length, spec.num_kv_heads, spec.head_dim)
         value = self._draw(length, spec.num_kv_heads, spec.value_dim)
+        if index in self.case.sharing:
+            key[: self.case.shared], value[: self.case.shared] = self.prefix_key, self.prefix_value
+            self.table[self.slots[index], : len(self.prefix_blocks)] = self.prefix_blocks
         position = torch.arange(length)
         places = self.table[self.slots[index]][position // size].long() * size + position % size
         block, offset = places[:before] // size, places[:before] % size
@@ -158,7 +171,12 @@ class _Builder:
         chunks = [now for _, now in case.prefill]
         seq_lens = self.lengths[split:]
         starts = [0, *torch.tensor(chunks).cumsum(0).tolist()] if chunks else [0]
+        sharing = torch.zeros(len(self.table), dtype=torch.int32)
+        sharing[[self.slots[index] for index in case.sharing]] = case.shared
+        # What lies behind the blocks of the beginning must not be read as one.
+        blocks = torch.cat([self.prefix_blocks, torch.full((2,), -1, dtype=torch.int32)])
         return AttentionBatch(
+            prefix=SharedPrefix(blocks, _int32([case.shared]), sharing) if case.sharing else None,
             slot_mapping=places,
             block_table=self.table,
             block_size=case.block_size,
@@ -188,5 +206,8 @@ def _move(step: Step, device: torch.device) -> Step:
         setattr(step, name, None if tensor is None else tensor.to(device))
     for name in ("slot_mapping", "block_table", "rows", "decode_lens", "prefill_rows", "cu_seqlens_q", "seq_lens"):
         setattr(step.batch, name, getattr(step.batch, name).to(device))
+    if step.batch.prefix is not None:
+        prefix = step.batch.prefix
+        step.batch.prefix = SharedPrefix(*(x.to(device) for x in (prefix.blocks, prefix.num_tokens, prefix.sharing)))
     step.cache = KVCache(step.cache.key.to(device), step.cache.value.to(device))
     return step

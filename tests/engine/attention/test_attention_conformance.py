@@ -66,6 +66,20 @@ TABLE = {
     "rows that fill a card": Case(decode=(700, *range(1, 32)), heads=8, kv_heads=8, head_dim=16),
     "rows that half fill it": Case(decode=(*range(1, 16), 900), heads=8, kv_heads=8, head_dim=16),
 }
+TABLE |= {
+    "shared beginning": Case(decode=(65, 70, 130, 200), shared=64, sharing=(0, 1, 2, 3)),
+    "some share it": Case(decode=(5, 300, 129, 150, 64, 260), shared=128, sharing=(1, 2, 5), padding_rows=2),
+    "more rows than a tile": Case(decode=tuple(range(130, 200)), shared=128, sharing=tuple(range(0, 70, 3)), heads=8),
+    "a long beginning in parts": Case(decode=(1100, 1030, 7), shared=1024, sharing=(0, 1), heads=4, kv_heads=1),
+    "shared, mha, narrow values": Case(
+        decode=(80, 99, 3), shared=64, sharing=(0, 1), heads=3, kv_heads=3, head_dim=80, value_dim=64, block_size=32
+    ),
+    "shared with sinks and soft cap": Case(
+        decode=(80, 99, 3), shared=64, sharing=(0, 1), sinks=True, soft_cap=3.0, heads=6, kv_heads=2
+    ),
+    "shared under a window": Case(decode=(80, 99, 3), shared=64, sharing=(0, 1), window=20),
+    "shared beside prompts": Case(decode=(80, 99, 3), prefill=((0, 20), (16, 30)), shared=64, sharing=(0, 1)),
+}
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
 
 

@@ -1,0 +1,93 @@
+"""Which beginning of the cache decode steps read once for many rows, instead of once a row.
+
+Rows behind one long prompt have its blocks in common (`block_manager` sees to that). The beginning that saves most is
+looked for now and then; who has it is known when a row is admitted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from runner.engine.attention.metadata import PREFIX_TOKENS
+from runner.engine.slots import SlotTable
+
+_LOOK_STEPS = 32
+_FEWEST_ROWS = 16  # that share: fewer gain less than a launch more costs
+_FEWEST_TOKENS = 256
+_MUCH_BETTER = 1.25  # what another beginning has to save to take the place of the one that is read
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixUpdate:
+    """What the device is to know from now on: the blocks, and for every slot how many of their tokens it has."""
+
+    blocks: np.ndarray  # [K] int32
+    sharing: np.ndarray  # [slots] int32
+
+
+class SharedReads:
+    """Watches the running rows' tables."""
+
+    def __init__(self, slots: SlotTable, block_size: int) -> None:
+        self._slots = slots
+        self._block_size = block_size
+        self._unit = math.lcm(PREFIX_TOKENS, block_size) // block_size  # blocks
+        self._blocks = np.empty(0, np.int32)
+        self._sharing = np.zeros(slots.num_slots, np.int32)
+        self._age = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self._blocks) * self._block_size
+
+    def admit(self, slot: int) -> int:
+        """How many tokens of the beginning a slot has whose blocks have just been assigned: all or none."""
+        self._sharing[slot] = self._has(np.array([slot]))[0] * self.num_tokens
+        return int(self._sharing[slot])
+
+    def num_sharing(self, rows: np.ndarray) -> int:
+        return int((self._sharing[rows] > 0).sum())
+
+    def is_worth_it(self, rows: np.ndarray) -> bool:
+        return self.num_tokens > 0 and self.num_sharing(rows) >= _FEWEST_ROWS
+
+    def look(self, rows: np.ndarray) -> PrefixUpdate | None:
+        """Every few steps: what to tell the device when another beginning saves more."""
+        self._age += 1
+        if self._age % _LOOK_STEPS != 1 or len(rows) < _FEWEST_ROWS:
+            return None
+        blocks, count = self._best(rows)
+        if count * len(blocks) <= _MUCH_BETTER * self.num_sharing(rows) * len(self._blocks):
+            return None
+        self._blocks = blocks
+        occupied = np.flatnonzero(self._slots.num_blocks)
+        self._sharing[:] = 0
+        self._sharing[occupied] = self._has(occupied) * self.num_tokens
+        return PrefixUpdate(blocks, self._sharing.copy())
+
+    def _has(self, slots: np.ndarray) -> np.ndarray:
+        """Which slots begin with the blocks, [len(slots)] bool."""
+        count = len(self._blocks)
+        begin = (self._slots.block_table[slots, :count] == self._blocks).all(1)
+        return begin & (self._slots.num_blocks[slots] >= count)
+
+    def _best(self, rows: np.ndarray) -> tuple[np.ndarray, int]:
+        """(blocks, rows that begin with them): those of the commonest first block that save most; maybe none."""
+        table, counts = self._slots.block_table, self._slots.num_blocks
+        first, index, members = np.unique(table[rows, 0], return_index=True, return_counts=True)
+        most = int(members.argmax())
+        if members[most] < _FEWEST_ROWS:
+            return np.empty(0, np.int32), 0
+        group = rows[table[rows, 0] == first[most]]
+        example = table[rows[index[most]], : counts[group].min()]
+        common = np.cumprod(table[group, : len(example)] == example, axis=1).sum(1) // self._unit * self._unit
+        lengths = np.unique(common)[::-1]
+        saved = [(int((common >= length).sum()) * int(length), int(length)) for length in lengths]
+        length = max(saved)[1]
+        sharing = int((common >= length).sum())
+        if sharing < _FEWEST_ROWS or length * self._block_size < _FEWEST_TOKENS:
+            return np.empty(0, np.int32), 0
+        return example[:length].copy(), sharing
