@@ -158,6 +158,5 @@ class EngineCore:
         else:
             scheduler.max_running = len(slots) // 2
             log.warning("The device ran out of memory; at most %d sequences run from now on", scheduler.max_running)
-        for plan in failed:
-            scheduler.roster.fail_step(plan)
+        scheduler.fail(failed)
         return samples

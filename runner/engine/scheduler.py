@@ -7,6 +7,7 @@ number of steps later, and only then is an end-of-sequence known.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -154,6 +155,13 @@ class Scheduler:
         plan.decode = rows
         if self._shared_reads is not None and len(rows):
             self._share_reads(plan, self._shared_reads)
+
+    def fail(self, plans: Iterable[StepPlan]) -> None:
+        """Launched steps did not run: their sequences start again, and what they told the device is told again."""
+        for plan in plans:
+            self.roster.fail_step(plan)
+        if self._shared_reads is not None:
+            self._shared_reads.forget()
 
     def _share_reads(self, plan: StepPlan, shared: SharedReads) -> None:
         plan.prefix = shared.look(plan.decode)

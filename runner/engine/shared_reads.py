@@ -54,6 +54,11 @@ class SharedReads:
     def is_worth_it(self, rows: np.ndarray) -> bool:
         return self.num_tokens > 0 and self.num_sharing(rows) >= _FEWEST_ROWS
 
+    def forget(self) -> None:
+        """What the device knows is not certain any more: no beginning is read until it has been told one again."""
+        self._blocks = self._blocks[:0]
+        self._sharing[:] = 0
+
     def look(self, rows: np.ndarray) -> PrefixUpdate | None:
         """Every few steps: what to tell the device when another beginning saves more."""
         self._age += 1

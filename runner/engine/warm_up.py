@@ -1,7 +1,8 @@
 """A few small requests before the first real one, so that no row waits for a compiler.
 
 Triton compiles a kernel for the arguments that it first meets, cuBLAS loads one when it is first called. So real steps
-are run: prompts alone and cut in two, decode steps of many rows and of few, greedy ones and drawn ones.
+are run: prompts alone and cut in two, decode steps of many rows and of few, greedy ones and drawn ones, and one that
+reads a shared beginning.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from dataclasses import replace
 
 from runner.engine.core import EngineCore
 from runner.engine.device_times import DeviceTimes
+from runner.engine.graphs import Kind
 from runner.engine.memory import FIRST_TOKENS
 from runner.engine.model_runner import ModelRunner
+from runner.engine.sampler import Variant
 from runner.engine.scheduler import Scheduler, SchedulerConfig
 from runner.types import EngineRequest, SamplingParams
 
@@ -30,6 +33,8 @@ def warm_up(runner: ModelRunner, config: SchedulerConfig) -> None:
         while core.has_work:
             core.step()
     core.check_drained()
+    if config.share_reads:
+        runner.rehearse(min(_SHORT_PROMPTS, config.max_num_seqs), Kind(Variant.GREEDY, shared=True))
     runner.times = DeviceTimes()
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from test_engine_exact import MAX_TOKENS, expected_answer, finish, make_core, prompts_of, requests_for
 
+from runner.engine.graphs import Kind
 from runner.engine.memory import FIRST_TOKENS
 from runner.engine.model_runner import Launched
 from runner.engine.plan import StepPlan
@@ -52,3 +55,14 @@ def test_all_kinds_of_steps_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_small_engines_warm_up_too(sizes: dict[str, int]) -> None:
     core = make_core("llama", **{"max_num_batched_tokens": FIRST_TOKENS - 1, "max_model_len": 32, **sizes})
     warm_up(core.runner, core.scheduler.config)  # type: ignore[arg-type]
+
+
+def test_a_step_that_shares_reads_is_run_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = make_core("llama", **BLOCKS)
+    runner, config = core.runner, replace(core.scheduler.config, share_reads=True)
+    seen = []
+    decode = runner._decode  # type: ignore[attr-defined]
+    monkeypatch.setattr(runner, "_decode", lambda rows, kind, *more: seen.append(kind) or decode(rows, kind, *more))
+    warm_up(runner, config)  # type: ignore[arg-type]
+    runner._device.synchronize()  # type: ignore[attr-defined]
+    assert Kind(Variant.GREEDY, shared=True) in seen

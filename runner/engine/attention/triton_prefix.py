@@ -72,9 +72,16 @@ class TritonPrefix:
             BLOCK_D=dot_side(spec.head_dim),
             BLOCK_V=dot_side(spec.value_dim),
             num_warps=8,
-            num_stages=2 if query.dtype != torch.float32 else 1,
+            num_stages=_num_stages(spec, query.dtype),
         )
         return PrefixParts(self._acc, self._stats, splits)
+
+
+def _num_stages(spec: AttentionSpec, dtype: torch.dtype) -> int:
+    """Tiles of keys and values on their way at once: as many as fit a multiprocessor beside the queries, up to 3."""
+    if dtype == torch.float32:
+        return 1
+    return 3 if max(spec.head_dim, spec.value_dim) <= 128 else 2
 
 
 def _tile_rows(spec: AttentionSpec) -> int:

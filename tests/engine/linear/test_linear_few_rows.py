@@ -110,8 +110,8 @@ def test_the_compiler_takes_it_whole_for_all_numbers_of_rows() -> None:
 
 def test_a_models_head_is_replaced_and_its_parameters_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wide, "is_wide", lambda weight: len(weight) >= 128)
-    model = tiny_model("qwen2")
-    tokens = torch.arange(3, 40)[None]
+    model = tiny_model("qwen2").to(DEVICE)
+    tokens = torch.arange(3, 40, device=DEVICE)[None]
     names, expected = list(model.state_dict()), model(tokens, use_cache=False).logits
     wide_ones = [m for m in model.modules() if type(m) is nn.Linear and m.out_features >= 128]
     assert wide.replace_wide_linears(model) == len(wide_ones) > 0
