@@ -1,11 +1,6 @@
 """Beginnings that rows share are found, told to the device when they change, and read once without a trace."""
 
-# ruff: noqa: E402 - the interpreter is chosen before triton is imported
 from __future__ import annotations
-
-from triton_interpreter import choose_interpreter
-
-choose_interpreter()
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The Triton kernels of this room run wherever there is Triton."""
+"""The Triton kernels run wherever there is Triton."""
 
 from triton_interpreter import choose_interpreter
 

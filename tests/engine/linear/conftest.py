@@ -1,5 +1,0 @@
-"""The Triton kernels of this room run wherever there is Triton."""
-
-from triton_interpreter import choose_interpreter
-
-choose_interpreter()
