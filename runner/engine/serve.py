@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import queue
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
+from runner.config import Device
 from runner.engine.settings import EngineSettings
 from runner.engine.wire import PARENT_SIGNALS, Abort, Close, CloseInput, DropWaiting, Failed, Progress, Ready, Submit
 from runner.errors import RunnerError
@@ -130,6 +132,18 @@ def _die_with(parent: int) -> None:
         sys.exit(1)  # it ended before we asked
 
 
+def _wake_cuda() -> None:
+    """Creates the CUDA context and loads cuBLAS while the main thread still imports: the driver needs no interpreter."""
+    import torch
+
+    # Whatever is wrong with the device, the main thread meets it too, and reports it.
+    with contextlib.suppress(RuntimeError):
+        if torch.cuda.is_available():
+            square = torch.zeros(64, 64, dtype=torch.bfloat16, device="cuda")
+            torch.mm(square, square)
+            torch.cuda.synchronize()
+
+
 def main(descriptor: int, parent: int) -> None:
     for number in PARENT_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # a terminal signals the whole group; the parent decides
@@ -140,6 +154,8 @@ def main(descriptor: int, parent: int) -> None:
     try:
         settings = connection.recv()
         assert isinstance(settings, EngineSettings)
+        if settings.model.device is not Device.cpu:
+            threading.Thread(target=_wake_cuda, name="wake-cuda", daemon=True).start()
         from runner.engine.build import build_core  # torch: loading it may take minutes, under all of the above
 
         core = build_core(settings)

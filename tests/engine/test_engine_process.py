@@ -240,3 +240,26 @@ def test_a_model_that_cannot_be_served_is_refused_through_the_boundary(tmp_path:
     with pytest.raises(ConfigError, match="Bloom"):
         engine.submit([])
     engine.close()
+
+
+@pytest.mark.parametrize("home", [None, "/tmp/elsewhere"])
+def test_every_start_looks_for_kernels_where_triton_does(monkeypatch: pytest.MonkeyPatch, home: str | None) -> None:
+    triton = pytest.importorskip("triton")
+    seen: dict[str, str] = {}
+
+    def start(command: list[str], env: dict[str, str], **_: Any) -> None:
+        seen.update(env)
+        raise OSError
+
+    monkeypatch.setattr("runner.engine.process._start", start)
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    monkeypatch.delenv("TRITON_HOME", raising=False)
+    if home is not None:
+        monkeypatch.setenv("TRITON_HOME", home)
+    with pytest.raises(OSError):
+        EngineProcess(object())
+    assert seen["TRITON_CACHE_DIR"] == triton.knobs.cache.dir
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/tmp/mine")
+    with pytest.raises(OSError):
+        EngineProcess(object())
+    assert seen["TRITON_CACHE_DIR"] == "/tmp/mine"
