@@ -11,15 +11,17 @@ an end-of-sequence would: learned with the step's results. Needs a GPU for the l
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as the engine process sets it
+# As the engine process sets them.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+os.environ.setdefault("TRITON_CACHE_DIR", str(Path.home() / ".triton" / "cache"))
 
 import json
 import sys
 import tempfile
 import time
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import torch

@@ -53,8 +53,8 @@ class EngineProcess:
         environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         # Triton's own default, said aloud: else torch's compiler sets another folder once it has compiled, not before,
         # and the second start would not find the kernels of the first.
-        triton_home = environment.get("TRITON_HOME", str(Path.home()))
-        environment.setdefault("TRITON_CACHE_DIR", os.path.join(triton_home, ".triton", "cache"))
+        triton_home = Path(environment.get("TRITON_HOME", Path.home()))
+        environment.setdefault("TRITON_CACHE_DIR", str(triton_home / ".triton" / "cache"))
         command = [sys.executable, "-m", "runner.engine.serve", str(theirs.fileno()), str(os.getpid())]
         self._process = _start(command, pass_fds=[theirs.fileno()], env=environment)
         theirs.close()

@@ -133,7 +133,7 @@ def _die_with(parent: int) -> None:
 
 
 def _wake_cuda() -> None:
-    """Creates the CUDA context and loads cuBLAS while the main thread still imports: the driver needs no interpreter."""
+    """Creates the CUDA context and loads cuBLAS while the main thread still imports."""
     import torch
 
     # Whatever is wrong with the device, the main thread meets it too, and reports it.
