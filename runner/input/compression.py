@@ -35,9 +35,32 @@ _OPENERS: dict[str, Callable[[BinaryIO], _Readable]] = {
 }
 SUFFIXES = tuple(_OPENERS)
 
+_BEGINNINGS: dict[bytes, tuple[str, str]] = {
+    b"\x1f\x8b\x08": ("gzip", ".gz"),
+    b"BZh91AY&SY": ("bzip2", ".bz2"),  # as it compresses unless told otherwise; less could begin a text
+    b"\xfd7zXZ\x00": ("xz", ".xz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", ".zst"),
+}
+"""How compressed files begin: the program that packs and unpacks them, and the suffix that they are known by."""
+
+HEAD_BYTES = max(map(len, _BEGINNINGS))
+
 
 def is_compressed(path: str) -> bool:
     return Path(path).suffix in _OPENERS
+
+
+def refuse_packed(path: str, head: bytes, *, is_text: bool) -> None:
+    """Raises ConfigError when ``head``, the first HEAD_BYTES or more as a reader sees them, are a compressed file's.
+
+    One that reads text unpacks by the suffix; the other formats are read as they are.
+    """
+    for beginning, (program, suffix) in _BEGINNINGS.items():
+        if head.startswith(beginning):
+            name = Path(path).name
+            can_rename = is_text and not is_compressed(path)
+            fix = f"rename it to {name}{suffix}" if can_rename else f"unpack it: {program} -dc < {name} > FILE"
+            raise ConfigError(f"input.path: {path} looks {program}-compressed; {fix}")
 
 
 class ByteStream:

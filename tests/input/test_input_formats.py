@@ -192,3 +192,37 @@ def test_an_arrow_string_that_is_not_utf8_is_quarantined(tmp_path: Path) -> None
         writer.write_table(table)
     reader, _ = reader_of(tmp_path / "rows.arrow")
     assert [getattr(row, "code", None) for row in reader.read(0, 3)] == [None, "invalid_utf8", None]
+
+
+PACKED = {
+    "rows.jsonl": "rename it to rows.jsonl.{suffix}$",
+    "rows.csv": "rename it to rows.csv.{suffix}$",
+    "rows.parquet": "unpack it: {program} -dc < rows.parquet > FILE$",
+    "rows.arrow": "unpack it: {program} -dc < rows.arrow > FILE$",
+    "rows.parquet.gz": "unpack it: {program} -dc < rows.parquet.gz > FILE$",
+}
+
+
+@pytest.mark.parametrize(
+    ("program", "suffix", "pack"),
+    [
+        ("gzip", "gz", gzip.compress),
+        ("bzip2", "bz2", bz2.compress),
+        ("xz", "xz", lzma.compress),
+        ("zstd", "zst", lambda data: pa.Codec("zstd").compress(data).to_pybytes()),
+    ],
+)
+@pytest.mark.parametrize("name", PACKED)
+def test_a_compressed_file_whose_name_does_not_say_so_is_refused(
+    name: str, program: str, suffix: str, pack: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(pack(jsonl_bytes(ROWS)))
+    fix = PACKED[name].format(program=program, suffix=suffix)
+    with pytest.raises(ConfigError, match=f"input.path: .*/{name} looks {program}-compressed; {fix}"):
+        build_inventory(InputConfig(path=str(tmp_path / name)))
+
+
+def test_a_file_that_is_compressed_twice_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(gzip.compress(jsonl_bytes(ROWS))))
+    with pytest.raises(ConfigError, match=r"unpack it: gzip -dc < rows\.jsonl\.gz > FILE"):
+        build_inventory(InputConfig(path=str(tmp_path / "rows.jsonl.gz")))

@@ -9,6 +9,7 @@ from itertools import accumulate, islice, pairwise
 import pyarrow as pa
 
 from runner.errors import ConfigError
+from runner.input import compression
 from runner.input.arrow_rows import id_values, rows_of
 from runner.input.formats.base import Scan, Span, Tick
 from runner.input.schema import ObservedRows, plain_schema
@@ -26,7 +27,7 @@ class ArrowFormat:
     suffixes: tuple[str, ...] = (".arrow", ".arrows", ".ipc", ".feather")
 
     def scan(self, path: str, limit: int | None, observed: ObservedRows, tick: Tick) -> Scan:
-        _refuse_cut_stream(path)
+        _refuse_cut_or_packed(path)
         batches: list[int] = []
         with _faults(path), _source(path) as source:
             schema, stream = _open(source)
@@ -71,11 +72,13 @@ def _source(path: str) -> pa.NativeFile:
     return pa.PythonFile(open_binary(path), mode="r") if is_remote(path) else pa.memory_map(path)
 
 
-def _refuse_cut_stream(path: str) -> None:
+def _refuse_cut_or_packed(path: str) -> None:
     """A stream that was cut between two batches reads cleanly, but short: only its end mark tells."""
     with open_binary(path) as file:
-        if file.read(len(_FILE_MAGIC)) == _FILE_MAGIC:
+        head = file.read(compression.HEAD_BYTES)
+        if head.startswith(_FILE_MAGIC):
             return
+        compression.refuse_packed(path, head, is_text=False)
         file.seek(-min(len(_STREAM_END), size_of(path)), 2)
         if file.read() != _STREAM_END:
             raise ConfigError(f"input.path: {path} is not a whole Arrow file or stream; replace it")

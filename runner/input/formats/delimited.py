@@ -129,6 +129,7 @@ def _header(path: str, records: _Records) -> list[str]:
     first = next(records, None)
     if first is None:
         return []
+    compression.refuse_packed(path, first.raw, is_text=True)
     if first.code:
         raise ConfigError(f"input.path: the header of {path} cannot be read ({first.message}); correct it")
     repeated = [name for name in first.fields if first.fields.count(name) > 1 or not name]

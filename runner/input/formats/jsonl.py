@@ -133,6 +133,7 @@ def _convert_each(
 
 
 def _refuse_other_text(path: str, first_row: bytes) -> None:
+    compression.refuse_packed(path, first_row, is_text=True)
     if first_row.startswith(_UTF16):
         raise ConfigError(f"input.path: {path} is UTF-16; convert it to UTF-8")
     if first_row.strip() == b"[" or (first_row.lstrip().startswith(b"[") and _is_plain_json(path)):

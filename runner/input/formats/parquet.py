@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.errors import ConfigError
+from runner.input import compression
 from runner.input.arrow_rows import id_values, rows_of
 from runner.input.formats.base import Scan, Span, Tick
 from runner.input.schema import ObservedRows, is_projected, plain_schema
@@ -50,6 +51,8 @@ def _open(path: str) -> Any:
     except (OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno:
             raise
+        with open_binary(path) as file:
+            compression.refuse_packed(path, file.read(compression.HEAD_BYTES), is_text=False)
         raise ConfigError(f"input.path: {path} is not a whole Parquet file ({_line(error)}); replace it") from None
 
 
