@@ -64,7 +64,7 @@ def metrics_by_run(folder: Path) -> Iterator[dict[str, Any]]:
 def _line(text: bytes) -> dict[str, Any] | None:
     try:
         line = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return line if isinstance(line, dict) and "kind" in line and "time" in line else None
 

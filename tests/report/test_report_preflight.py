@@ -134,7 +134,7 @@ def test_a_measured_folder_that_is_named_must_have_a_run(rows: Path, capsys: pyt
 def test_torn_lines_are_skipped(tmp_path: Path) -> None:
     (tmp_path / METRICS).mkdir(parents=True)
     (tmp_path / METRICS / "r1.jsonl").write_bytes(
-        b'{"kind":"start","time":1}\n{"kind":"sam\xff\n[]\n{"kind":"end","time":2}\n'
+        b'{"kind":"start","time":1}\n{"kind":"sam\xff\n[]\n' + b"[" * 100_000 + b'\n{"kind":"end","time":2}\n'
     )
     assert [line["kind"] for line in read_metrics(tmp_path)] == ["start", "end"]
     assert last_measured(tmp_path) is None
