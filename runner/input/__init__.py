@@ -9,7 +9,7 @@ from runner.input.inventory import (
     extend_inventory,
 )
 from runner.input.reader import InventoryReader
-from runner.input.render import RenderCounts, Renderer
+from runner.input.render import RenderCounts, Renderer, refuse_absent
 
 __all__ = [
     "Change",
@@ -21,4 +21,5 @@ __all__ = [
     "build_inventory",
     "compare_inventory",
     "extend_inventory",
+    "refuse_absent",
 ]

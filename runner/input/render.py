@@ -61,7 +61,6 @@ class Renderer:
         columns: Sequence[str],
     ) -> None:
         """``columns`` are the input's; raises ConfigError when the template or the settings do not suit them."""
-        _refuse_absent(input_config, columns)
         _warn_of_carried_sampling(input_config, columns)
         self.counts = RenderCounts()
         self._job = job
@@ -213,8 +212,11 @@ class Renderer:
         )
 
 
-def _refuse_absent(config: InputConfig, columns: Sequence[str]) -> None:
-    """A column that was named must be there; those of the default names need not. Input without rows has none."""
+def refuse_absent(config: InputConfig, columns: Sequence[str]) -> None:
+    """Raises ConfigError for a column that was named and is not there; those of the default names need not be.
+
+    Input without rows has none.
+    """
     for key, name, usual in (
         ("prompt_column", config.prompt_column, InputConfig.prompt_column),
         ("messages_column", config.messages_column, InputConfig.messages_column),

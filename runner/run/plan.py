@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jobs import load_job
 from runner.config import RunnerConfig
-from runner.input import InventoryReader, Renderer
+from runner.input import InventoryReader, Renderer, refuse_absent
 from runner.output import OutputSpec, may_ask_logprobs, may_hold_tools, plan_columns
 from runner.run.backends import Backend
 from runner.run.fingerprint import GROWABLE, fingerprint
@@ -32,6 +32,7 @@ class Plan:
         self.sampling = resolve_sampling(config.sampling, backend.generation_config)
         self._stock = take_stock(config, self.folder)
         self.inventory = self._stock.inventory
+        refuse_absent(config.input, self.inventory.schema.names)
         self.columns = plan_columns(
             self.inventory.schema,
             parsed=self.job.columns,

@@ -14,16 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tokenizers
-from input_support import GOOD, FileJob, run_all
+from input_support import GOOD, run_all
 from tiny_text import save_tokenizer
 from transformers import AutoTokenizer
 
-from runner.config import InputConfig, JobConfig
+from runner.config import InputConfig
 from runner.errors import ConfigError
-from runner.input import InventoryReader, Renderer, build_inventory, compression, lines
+from runner.input import InventoryReader, build_inventory, compression, lines, refuse_absent
 from runner.input.compression import ByteStream
 from runner.text import TextTokenizer
-from runner.types import Request, RowError, SamplingParams, SourceRow
+from runner.types import Request, RowError, SourceRow
 
 
 def test_the_last_line_may_be_cut(tmp_path: Path, tokenizer: TextTokenizer) -> None:
@@ -301,13 +301,10 @@ def test_a_long_line_of_blanks_is_a_bad_row_wherever_its_text_begins(
     assert isinstance(rows[1], RowError) and rows[1].code == "line_too_long"
 
 
-@pytest.mark.parametrize("key", ["prompt_column", "messages_column"])
-def test_a_column_that_was_named_must_be_there(tokenizer: TextTokenizer, key: str) -> None:
-    def renderer(*columns: str) -> Renderer:
-        rows = InputConfig(path="x", **{key: "chat"})
-        return Renderer(FileJob(), tokenizer, JobConfig(name="t"), rows, SamplingParams(), None, columns)
-
+@pytest.mark.parametrize("key", ["prompt_column", "messages_column", "prompt_token_ids_column", "sampling_column"])
+def test_a_column_that_was_named_must_be_there(key: str) -> None:
+    rows = InputConfig(path="x", **{key: "chat"})
     with pytest.raises(ConfigError, match=rf"input\.{key}=chat: no such column; there are prompt, topic"):
-        renderer("prompt", "topic")
-    assert renderer("prompt", "chat")
-    assert renderer()  # an input without rows has no columns
+        refuse_absent(rows, ["prompt", "topic"])
+    refuse_absent(rows, ["prompt", "chat"])
+    refuse_absent(rows, [])  # an input without rows has no columns

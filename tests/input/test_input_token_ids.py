@@ -13,7 +13,6 @@ from input_support import error, request
 
 from jobs import load_job
 from runner.config import InputConfig, JobConfig
-from runner.errors import ConfigError
 from runner.input import InventoryReader, Renderer, build_inventory
 from runner.text import TextTokenizer
 from runner.types import Request, RowError, SamplingParams, SourceRow, Stage
@@ -155,8 +154,3 @@ def test_ids_that_are_too_long_are_refused_or_cut_like_text(tmp_path: Path, toke
     assert error(items).code == "prompt_too_long"
     (items,) = rendered(tokenizer, path, {"truncate_prompt": True})
     assert request(items).truncated and list(request(items).prompt_token_ids) == ids[-180:]
-
-
-def test_an_ids_column_that_was_named_must_be_there(tmp_path: Path, tokenizer: TextTokenizer) -> None:
-    with pytest.raises(ConfigError, match=r"input\.prompt_token_ids_column=ids: no such column; there are prompt"):
-        rendered(tokenizer, jsonl(tmp_path, {"prompt": "x"}), prompt_token_ids_column="ids")

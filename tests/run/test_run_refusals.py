@@ -52,6 +52,23 @@ def test_a_refused_first_command_leaves_no_folder(tmp_path: Path) -> None:
     assert echo(tmp_path, "job.template='Say {{ prompt }}'")[0] == 0
 
 
+def test_a_column_that_is_not_there_is_refused_before_a_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runner.cli.compose import compose
+    from runner.errors import ConfigError
+    from runner.run import run
+    from runner.signals import StopFlag
+
+    write_rows(tmp_path, 5)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr("runner.output.reservation.make_folder")
+    given = ["job=generate", "engine=echo", "input.path=rows.jsonl", "input.prompt_column=promt"]
+    with pytest.raises(ConfigError, match=r"input\.prompt_column=promt: no such column; there are prompt, n"):
+        run(compose(given), StopFlag())
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
 def test_total_failure_stays_a_failure_until_it_is_mended_and_retried(tmp_path: Path) -> None:
     write_rows(tmp_path, 300)
     (tmp_path / "bad.py").write_text(BAD_JOB)
