@@ -12,6 +12,8 @@ from runner.launch.work import Work
 
 WARNING_SECONDS = 180  # before the time limit: USR1 drains for 10, the rest is for a slow disk and Slurm's own slack
 MAX_IDLE_ATTEMPTS = 3
+_TYPED = r"[^\s:,]+:[1-9][0-9]*"
+_GPUS = re.compile(rf"auto|0|[1-9][0-9]*|{_TYPED}(?:,{_TYPED})*")
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,7 +133,9 @@ def _check(work: Work) -> None:
     settings = work.settings
     if settings.time and not _TIME.fullmatch(settings.time):
         raise ConfigError(f"launch.time={settings.time}: not a time; write hours as 4:00:00, days as 2-00:00:00")
-    for key in ("gpus", "memory", "partition", "account", "after"):
+    if not _GPUS.fullmatch(settings.gpus):
+        raise ConfigError(f"launch.gpus={settings.gpus}: give the GPUs of each task, as 1 or a100:2, or 0 for none")
+    for key in ("memory", "partition", "account", "after"):
         value = getattr(settings, key)
         if value and re.search(r"\s", value):
             raise ConfigError(f"launch.{key}={value}: a blank in it would end the #SBATCH option; write it without")

@@ -53,11 +53,25 @@ def test_a_short_limit_leaves_half_of_itself_to_work(limit: str | None, seconds:
     assert warning_seconds(limit) == seconds
 
 
+WRONG_GPUS = ("-1", "00", "1.5", "1e9", "many", "a100:0", "a100:-1", "a 1", "1,", "1,a100:1", "")
+
+
+@pytest.mark.parametrize("gpus", ["1", "16", "a100:2", "3g.20gb:1", "a100:1,h100:2"])
+def test_gpus_are_asked_for_as_slurm_reads_them(tmp_path: Path, gpus: str) -> None:
+    assert f"--gpus-per-task={gpus}" in options_of(text_of(tmp_path, f"launch.gpus='{gpus}'"))
+
+
+@pytest.mark.parametrize("gpus", ["0", "auto"])
+def test_no_gpus_are_not_asked_for(tmp_path: Path, gpus: str) -> None:
+    assert not [option for option in options_of(text_of(tmp_path, f"launch.gpus={gpus}")) if "--gpus" in option]
+
+
 @pytest.mark.parametrize(
     ("argument", "key"),
     [
         ("launch.time=soon", "launch.time=soon"),
         ("launch.partition='a b'", "launch.partition=a b"),
+        *((f"launch.gpus='{gpus}'", f"launch.gpus={gpus}: ") for gpus in WRONG_GPUS),
         ("launch.sbatch=[qos]", "launch.sbatch"),
         ("partition=1/4", "partition=1/4: launch=slurm divides the rows"),
     ],
