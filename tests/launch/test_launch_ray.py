@@ -7,7 +7,12 @@ import signal
 
 import pytest
 
-from runner.launch.launchers.ray import _check_room
+from runner.cli.compose import compose
+from runner.errors import ConfigError
+from runner.launch import find
+from runner.launch.launchers.ray import _check_room, _needs
+from runner.launch.work import prepare as work_of
+from runner.signals import StopFlag
 from tests.launch.fleet import SLOW, prepare, process_of, wait_for_parts
 from tests.run.commands import command, digests, start
 
@@ -33,6 +38,19 @@ def test_tasks_that_ray_would_let_wait_for_ever_are_refused(tmp_path, monkeypatc
         code, _, err = command(tmp_path, *RAY, more)
         assert code == 64
         assert key in err
+
+
+@pytest.mark.parametrize("gpus", ["-1", "1.5", "many", "nan", "1 2", ""])
+def test_gpus_that_ray_does_not_take_are_refused(tmp_path, gpus) -> None:
+    given = [*RAY, f"launch.gpus='{gpus}'", "launch.dry_run=true"]
+    with pytest.raises(ConfigError, match=f"^launch.gpus={gpus}: give the GPUs of each task"):
+        find("ray").launch(work_of(compose(given), given, tmp_path), StopFlag())
+
+
+@pytest.mark.parametrize(("gpus", "needs"), [("0", 0.0), ("2", 2.0), ("0.5", 0.5), (".25", 0.25)])
+def test_a_task_may_share_a_gpu(tmp_path, gpus, needs) -> None:
+    given = [*RAY, f"launch.gpus='{gpus}'"]
+    assert _needs(work_of(compose(given), given, tmp_path)) == {"cpus": 1.0, "gpus": needs}
 
 
 def test_a_cluster_may_grow_into_what_tasks_need(caplog) -> None:

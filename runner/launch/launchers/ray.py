@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _RETRIES = 3
 _POLL_SECONDS = 0.5
+_GPUS = re.compile(r"auto|[0-9]+|0?\.[0-9]+")  # Ray shares one card among tasks, and gives several whole
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -30,7 +32,7 @@ def launch(work: Work, stop: StopFlag) -> ExitCode:
     The folder and this program must lie where every node finds them. Raises ConfigError without Ray, and where no
     task would ever begin.
     """
-    commands = _commands(work)
+    commands, needs = _commands(work), _needs(work)
     if work.settings.dry_run:
         sys.stdout.write("".join(" ".join(command) + "\n" for command in commands))
         return ExitCode.DONE
@@ -42,8 +44,8 @@ def launch(work: Work, stop: StopFlag) -> ExitCode:
     ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
     stop.install()  # Ray puts handlers of its own in their place, which end this process
     try:
-        _check_room(ray.cluster_resources(), _needs(work), can_grow="RAY_ADDRESS" in os.environ)
-        return _run(ray, work, commands, stop)
+        _check_room(ray.cluster_resources(), needs, can_grow="RAY_ADDRESS" in os.environ)
+        return _run(ray, work, commands, needs, stop)
     finally:
         ray.shutdown()
 
@@ -54,8 +56,10 @@ def _commands(work: Work) -> list[list[str]]:
 
 
 def _needs(work: Work) -> dict[str, float]:
-    """What one task asks Ray for."""
+    """What one task asks Ray for. Raises ConfigError for a number of GPUs that Ray does not take."""
     settings = work.settings
+    if not _GPUS.fullmatch(settings.gpus):
+        raise ConfigError(f"launch.gpus={settings.gpus}: give the GPUs of each task, as 2 or 0.5, or 0 for none")
     gpus = {} if settings.gpus == "auto" else {"gpus": float(settings.gpus)}
     return {"cpus": float(settings.cpus or 1), **gpus}
 
@@ -72,9 +76,9 @@ def _check_room(resources: Mapping[str, float], needs: Mapping[str, float], *, c
         logger.warning("%s, unless the cluster grows", reason)
 
 
-def _run(ray: Any, work: Work, commands: list[list[str]], stop: StopFlag) -> ExitCode:
-    needs = {f"num_{key}": count for key, count in _needs(work).items()}
-    task = ray.remote(max_retries=_RETRIES, retry_exceptions=[TaskFailed], **needs)(run_task)
+def _run(ray: Any, work: Work, commands: list[list[str]], needs: Mapping[str, float], stop: StopFlag) -> ExitCode:
+    asked = {f"num_{key}": count for key, count in needs.items()}
+    task = ray.remote(max_retries=_RETRIES, retry_exceptions=[TaskFailed], **asked)(run_task)
     logs = work.make_files()
     pending = [
         task.remote(command, str(work.directory), str(logs / f"ray-{number}.log"))
