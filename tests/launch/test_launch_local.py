@@ -114,6 +114,18 @@ def test_a_process_whose_log_is_gone_does_not_stop_the_others(tmp_path: Path, ca
     assert "process 0 ended with exit code 1" in caplog.text
 
 
+@pytest.mark.parametrize(("endings", "code"), [("kill -9 $$", 75), ("test $1 = 0 || kill -9 $$", 75), ("exit 9", 1)])
+def test_what_signals_have_ended_may_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endings: str, code: int
+) -> None:
+    """All processes, or those that were left of them; any exit code of their own that is not known is a bug."""
+    numbered = "for word; do case $word in launch.task=local-*) set -- ${word#launch.task=local-};; esac; done"
+    child = write_program(tmp_path / "python", f"#!/bin/sh\n{numbered}\n{endings}\n")
+    monkeypatch.setattr(sys, "executable", str(child))
+    given = [*LOCAL, "launch.gpus=2"]
+    assert find("local").launch(work_of(compose(given), given, tmp_path), StopFlag()) == code
+
+
 TRAPS = "trap 'exit 2' INT; trap 'exit 10' USR1; trap 'exit 15' TERM; touch up; while :; do sleep 0.02; done"
 
 

@@ -178,4 +178,5 @@ def _outcome(work: Work, workers: list[Worker]) -> ExitCode:
     for code in _WORST_FIRST:
         if code in codes:
             return code
-    return ExitCode.BUG if set(codes) - {ExitCode.DONE} else ExitCode.STOPPED
+    # What a signal has ended goes on in the same command, as what was stopped does.
+    return ExitCode.BUG if any(code and code > 0 for code in codes) else ExitCode.STOPPED
