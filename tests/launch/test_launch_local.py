@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from runner.cli.compose import compose
+from runner.errors import ConfigError
 from runner.launch import find
 from runner.launch.cards import visible_cards
 from runner.launch.launchers.local import Worker, watch
@@ -234,3 +235,9 @@ def test_an_unknown_launcher_names_those_there_are(tmp_path: Path) -> None:
     code, _, err = command(tmp_path, "job=generate", "input.path=x", "engine=echo", "launch.kind=pbs")
     assert code == 64
     assert "local, ray, slurm" in err
+
+
+@pytest.mark.parametrize("gpus", ["0", "00", "²", "-1", "two"])
+def test_what_is_no_number_of_processes_is_refused(tmp_path: Path, gpus: str) -> None:
+    with pytest.raises(ConfigError, match=f"^launch.gpus={gpus}: give a number of processes"):
+        find("local").launch(work_of(compose([*LOCAL, f"launch.gpus='{gpus}'"]), LOCAL, tmp_path), StopFlag())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def _cards(work: Work) -> list[str | None]:
     needs_none = work.config.engine.kind is EngineKind.echo or work.config.model.device is Device.cpu
     if wanted == "auto":
         return [None] if needs_none or not cards else list(cards)
-    if not wanted.isdigit() or wanted == "0":
+    if not re.fullmatch("[1-9][0-9]*", wanted):
         raise ConfigError(f"launch.gpus={wanted}: give a number of processes, or auto for one a GPU")
     if needs_none or not cards:
         return [None] * int(wanted)
