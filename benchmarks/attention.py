@@ -48,6 +48,7 @@ from runner.engine.attention.triton_prefill import (
     varlen_prefill,
     varlen_serves,
 )
+from runner.engine.attention.triton_sizes import shared_memory
 from runner.engine.attention.triton_write import write_cache
 
 WORKERS = 12
@@ -166,7 +167,7 @@ def prefill_launches(case: Case, shared_prefix: bool, broken: dict[Config, str])
     launches: dict[str, Launch] = {}
     for config in PREFILL_CANDIDATES:
         if config not in broken:
-            chosen = "  <- chosen" if config == choose_prefill_config(spec, BF16) else ""
+            chosen = "  <- chosen" if config == choose_prefill_config(spec, BF16, shared_memory(DEVICE)) else ""
             label = f"triton {config.block_m}x{config.block_n} w{config.num_warps} s{config.num_stages}{chosen}"
             launches[label] = _ignoring_index(triton_prefill, query, key, value, cache, batch, spec, None, config)
     if batch.fresh and varlen_serves(spec, BF16, DEVICE):
@@ -185,7 +186,7 @@ def time_host(records: list[dict[str, Any]]) -> None:
     data = DecodeData(shape, 1)
     key = torch.randn(4, shape.kv_heads, shape.head_dim, device=DEVICE, dtype=BF16)
     query, *packed, cache, batch = prefill_step(replace(CHECKS["ragged"], decode=(), prefill=((16, 16),), dtype=BF16))
-    config, spec = choose_prefill_config(shape.spec, BF16), shape.spec
+    config, spec = choose_prefill_config(shape.spec, BF16, shared_memory(DEVICE)), shape.spec
     launches: dict[str, Launch] = {
         "decode": decode_launch(DecodeConfig(), data),
         "write": lambda _: write_cache(key, key, data.caches[0], data.batch.slot_mapping),

@@ -15,6 +15,8 @@ from runner.engine.attention.triton_prefill import (
     varlen_prefill,
     varlen_serves,
 )
+from runner.engine.attention.triton_prefix import TritonPrefix
+from runner.engine.attention.triton_sizes import shared_memory
 from runner.engine.attention.triton_write import write_cache
 
 _LARGEST_HEAD = 256
@@ -34,7 +36,9 @@ class TritonAttention(AttentionBackend):
     ) -> None:
         super().__init__(specs, max_rows, device, dtype, deterministic)
         configs = [choose_config(spec, dtype, deterministic) for spec in self.specs]
-        self._decode = TritonDecode(self.specs, max_rows, device, configs)
+        whole = [spec for spec in self.specs if not spec.window]
+        prefix = TritonPrefix(whole, max_rows, device, dtype) if whole and not deterministic else None
+        self._decode = TritonDecode(self.specs, max_rows, device, configs, prefix)
 
     @classmethod
     def supports(cls, spec: AttentionSpec, dtype: torch.dtype, block_size: int) -> str | None:
@@ -85,5 +89,5 @@ class TritonAttention(AttentionBackend):
     ) -> torch.Tensor:
         if batch.fresh and varlen_serves(spec, query.dtype, query.device):
             return varlen_prefill(query, key, value, batch, spec)
-        config = choose_prefill_config(spec, query.dtype)
+        config = choose_prefill_config(spec, query.dtype, shared_memory(query.device))
         return triton_prefill(query, key, value, cache, batch, spec, sinks, config)

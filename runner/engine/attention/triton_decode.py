@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from runner.engine.attention.metadata import PREFIX_TOKENS, AttentionBatch, AttentionSpec, KVCache
+from runner.engine.attention.metadata import AttentionBatch, AttentionSpec, KVCache
 from runner.engine.attention.triton_decode_kernels import decode_kernel
 from runner.engine.attention.triton_prefix import TritonPrefix
 from runner.engine.attention.triton_sizes import ceil_div, dot_side, power_of_two
@@ -65,9 +65,14 @@ class TritonDecode:
     """Decode for the given kinds of attention, with the work space that their launches share."""
 
     def __init__(
-        self, specs: Sequence[AttentionSpec], max_rows: int, device: torch.device, configs: Sequence[DecodeConfig]
+        self,
+        specs: Sequence[AttentionSpec],
+        max_rows: int,
+        device: torch.device,
+        configs: Sequence[DecodeConfig],
+        prefix: TritonPrefix | None = None,
     ) -> None:
-        """``configs`` go with ``specs``, one each."""
+        """``configs`` go with ``specs``, one each. ``prefix`` reads shared beginnings; without it each row does."""
         self._configs = dict(zip(specs, configs, strict=True))
         self._max_rows = max_rows
         rows_of_parts = [
@@ -76,7 +81,7 @@ class TritonDecode:
         acc_size = max(rows * spec.value_dim for rows, spec in zip(rows_of_parts, specs, strict=True))
         self._part_acc = torch.empty(acc_size, dtype=torch.float32, device=device)
         self._part_stats = torch.empty(2 * max(rows_of_parts), dtype=torch.float32, device=device)
-        self._prefix = TritonPrefix(specs, max_rows, device)
+        self._prefix = prefix
         items = max_rows * max(spec.num_kv_heads for spec in specs)
         self._arrived = torch.zeros(items, dtype=torch.int32, device=device)
 
@@ -98,8 +103,8 @@ class TritonDecode:
         assert num_rows <= self._max_rows, "the backend was made for fewer decode rows"
         config = self._configs[spec]
         splits = config.splits_of(num_rows, spec.num_kv_heads)
-        shared = None if spec.window else batch.prefix
-        parts = None if shared is None else self._prefix(query, cache, batch, shared, spec)
+        shared = None if spec.window or self._prefix is None else batch.prefix
+        parts = None if shared is None or self._prefix is None else self._prefix(query, cache, batch, shared, spec)
         new_key, new_value = (query, query) if new is None else new
         out = torch.empty(query.shape[0], spec.num_heads, spec.value_dim, dtype=query.dtype, device=query.device)
         decode_kernel[(spec.num_kv_heads * splits, num_rows)](
@@ -144,7 +149,7 @@ class TritonDecode:
             BLOCK_G=dot_side(spec.group),
             BLOCK_D=dot_side(spec.head_dim),
             BLOCK_V=dot_side(spec.value_dim),
-            PREFIX_BLOCK_N=PREFIX_TOKENS,
+            PREFIX_BLOCK_N=1 if parts is None else parts.block_n,
             num_warps=config.num_warps,
             num_stages=config.num_stages,
         )

@@ -13,6 +13,8 @@ from runner.engine.attention.metadata import AttentionBatch, AttentionSpec, KVCa
 from runner.engine.attention.triton_prefill_kernels import prefill_kernel
 from runner.engine.attention.triton_sizes import ceil_div, dot_side, power_of_two
 
+_WIDE_BYTES = 150_000  # the usual tiles take 147,456 for heads of 256; an L4 or a 4090 has 101,376
+
 
 @dataclass(frozen=True, slots=True)
 class PrefillConfig:
@@ -24,11 +26,13 @@ class PrefillConfig:
     num_stages: int = 3
 
 
-def choose_prefill_config(spec: AttentionSpec, dtype: torch.dtype) -> PrefillConfig:
-    """What fits the chip; float32 has no tensor cores and wide heads little room."""
+def choose_prefill_config(spec: AttentionSpec, dtype: torch.dtype, shared_memory: int) -> PrefillConfig:
+    """What fits a multiprocessor of so many bytes; float32 has no tensor cores and wide heads little room."""
     if dtype == torch.float32:
         return PrefillConfig(block_m=32, block_n=16, num_warps=8, num_stages=2)
     if max(spec.head_dim, spec.value_dim) > 128:
+        if shared_memory < _WIDE_BYTES:
+            return PrefillConfig(block_m=64, block_n=32, num_warps=4, num_stages=2)
         return PrefillConfig(num_stages=2)
     return PrefillConfig()
 

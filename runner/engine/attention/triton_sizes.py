@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache as once
+
+import torch
+
 _MIN_DOT = 16  # the smallest side of a tensor core product
+
+
+@once
+def shared_memory(device: torch.device) -> int:
+    """Bytes that a program may have to itself: 232,448 on an H100, which stands for a device that is none."""
+    if device.type != "cuda":
+        return 232_448
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)  # type: ignore[attr-defined]
 
 
 def ceil_div(number: int, divisor: int) -> int:

@@ -77,6 +77,7 @@ TABLE |= {
     "shared with sinks and soft cap": Case(
         decode=(80, 99, 3), shared=64, sharing=(0, 1), sinks=True, soft_cap=3.0, heads=6, kv_heads=2
     ),
+    "wide heads share": Case(decode=(80, 99, 3), shared=64, sharing=(0, 1), head_dim=256),
     "shared under a window": Case(decode=(80, 99, 3), shared=64, sharing=(0, 1), window=20),
     "shared beside prompts": Case(decode=(80, 99, 3), prefill=((0, 20), (16, 30)), shared=64, sharing=(0, 1)),
 }
