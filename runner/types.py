@@ -234,6 +234,7 @@ class EngineStats:
     decode_seconds: float = 0.0  # device time of the other steps
     idle_seconds: float = 0.0  # device time between one step's end and the next one's start, while there was work
     kv_tokens_read: int = 0  # tokens of cache that the steps have read for their running sequences
+    kv_tokens_shared: int = 0  # of these, what was read for one sequence and served others too
     running_lengths: Any = field(default=(), compare=False)  # [R] answer tokens so far of each running sequence
     running_limits: Any = field(default=(), compare=False)  # [R] the most answer tokens that each of them may get
     running_certain: bool = True  # they get as many: nothing else could end any request so far

@@ -167,7 +167,7 @@ class Scheduler:
         plan.prefix = shared.look(plan.decode)
         plan.shares_reads = not self.config.mixed_prefill and shared.is_worth_it(plan.decode)
         if plan.shares_reads:
-            self.stats.kv_tokens_read -= (shared.num_sharing(plan.decode) - 1) * shared.num_tokens
+            self.stats.kv_tokens_shared += (shared.num_sharing(plan.decode) - 1) * shared.num_tokens
 
     def _preempt_newest(self) -> None:
         roster = self.roster

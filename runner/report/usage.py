@@ -51,7 +51,8 @@ def usage_between(before: Reading, after: Reading, shape: ModelShape | None, car
     if shape is None or card is None:
         return shares
     prompt, made = new.prompt_tokens - old.prompt_tokens, new.completion_tokens - old.completion_tokens
-    num_bytes = shape.bytes_read(new.steps - old.steps, new.kv_tokens_read - old.kv_tokens_read)
+    tokens = new.kv_tokens_read - old.kv_tokens_read - (new.kv_tokens_shared - old.kv_tokens_shared)
+    num_bytes = shape.bytes_read(new.steps - old.steps, tokens)
     return replace(
         shares,
         flops=round(shape.flops(prompt, made) / total / card.flops, 4),

@@ -177,6 +177,8 @@ def test_a_log_line_has_what_matters() -> None:
     for part in parts:
         assert part in line
     assert "\x1b" not in line
+    shared = log_line(snapshot(device=H100, kv_tokens_read=2 * 10**8, kv_tokens_shared=10**8, **counted))
+    assert "memory bandwidth 44%" in shared  # what serves several is read once
 
 
 def test_a_cpu_is_not_measured_as_a_card() -> None:
