@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from runner.config import Device as DeviceChoice
 from runner.config import EngineConfig
+from runner.engine import shared_reads
 from runner.engine.attention import allocate_cache, default_backend, load_backend
 from runner.engine.compiled import OpaqueLayer, compile_layers
 from runner.engine.core import EngineCore
@@ -116,7 +117,8 @@ def core_over(
 
 def _may_share_reads(target: torch.device, engine: EngineConfig) -> bool:
     """The backend of a CPU reads each row's beginning anyway; and what a row's bits are must not hang on the others."""
-    return target.type == "cuda" and not engine.deterministic
+    few = engine.max_num_seqs < shared_reads.FEWEST_ROWS
+    return target.type == "cuda" and not (engine.deterministic or engine.mixed_prefill or few)
 
 
 def _replace_linears(model: PreTrainedModel, target: torch.device, accelerated: bool) -> None:

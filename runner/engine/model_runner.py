@@ -72,6 +72,7 @@ class ModelRunner:
         self._device_out = [device.device_buffer(f"device_out{i}", results) for i in range(_NUM_BUFFERS)]
         self._host_out = [device.host_buffer(f"host_out{i}", results) for i in range(_NUM_BUFFERS)]
         self._parity = 0
+        self._shares_reads = False  # did the decode steps of late
         self.times = DeviceTimes()
         self._graphs = DecodeGraphs(self._decode, self._warm_up, graph_sizes) if graph_sizes else None
 
@@ -92,6 +93,8 @@ class ModelRunner:
             device.compute.wait(device.h2d.record())
         layout = ResultLayout(len(plan.sampled), step_width(table.logprob_words[plan.sampled]))
         kind = Kind(variant(plan, table), plan.shares_reads)
+        if len(plan.decode):
+            self._shares_reads = plan.shares_reads
         step = _Step(packet, len(plan.decode), layout, kind, edits_of(plan.admitted))
         reads = [device_in] if packet.size else []
         begin = device.compute.record()
@@ -110,7 +113,7 @@ class ModelRunner:
         """
         if self._graphs and launched.plan.chunks and launched.variant is not Variant.FULL:
             spare = self.times.expected(launched.plan.num_prefill_tokens) / 2
-            rows, kind = self._num_rows(num_rows), Kind(launched.variant)
+            rows, kind = self._num_rows(num_rows), Kind(launched.variant, self._shares_reads)
             self._device.compute.enqueue(lambda: self._capture_ahead(rows, kind, spare))
 
     def results(self, launched: Launched) -> StepResults:

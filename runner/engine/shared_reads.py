@@ -15,7 +15,7 @@ from runner.engine.attention.metadata import PREFIX_TOKENS
 from runner.engine.slots import SlotTable
 
 _LOOK_STEPS = 32
-_FEWEST_ROWS = 16  # that share: fewer gain less than a launch more costs
+FEWEST_ROWS = 16  # that share: fewer gain less than a launch more costs
 _FEWEST_TOKENS = 256
 _MUCH_BETTER = 1.25  # what another beginning has to save to take the place of the one that is read
 
@@ -52,7 +52,7 @@ class SharedReads:
         return int((self._sharing[rows] > 0).sum())
 
     def is_worth_it(self, rows: np.ndarray) -> bool:
-        return self.num_tokens > 0 and self.num_sharing(rows) >= _FEWEST_ROWS
+        return self.num_tokens > 0 and self.num_sharing(rows) >= FEWEST_ROWS
 
     def forget(self) -> None:
         """What the device knows is not certain any more: no beginning is read until it has been told one again."""
@@ -62,7 +62,7 @@ class SharedReads:
     def look(self, rows: np.ndarray) -> PrefixUpdate | None:
         """Every few steps: what to tell the device when another beginning saves more."""
         self._age += 1
-        if self._age % _LOOK_STEPS != 1 or len(rows) < _FEWEST_ROWS:
+        if self._age % _LOOK_STEPS != 1 or len(rows) < FEWEST_ROWS:
             return None
         blocks, count = self._best(rows)
         if count * len(blocks) <= _MUCH_BETTER * self.num_sharing(rows) * len(self._blocks):
@@ -80,19 +80,23 @@ class SharedReads:
         return begin & (self._slots.num_blocks[slots] >= count)
 
     def _best(self, rows: np.ndarray) -> tuple[np.ndarray, int]:
-        """(blocks, rows that begin with them): those of the commonest first block that save most; maybe none."""
+        """(blocks, rows that begin with them): of the beginnings that are worth it, the one that saves most."""
         table, counts = self._slots.block_table, self._slots.num_blocks
-        first, index, members = np.unique(table[rows, 0], return_index=True, return_counts=True)
-        most = int(members.argmax())
-        if members[most] < _FEWEST_ROWS:
-            return np.empty(0, np.int32), 0
-        group = rows[table[rows, 0] == first[most]]
-        example = table[rows[index[most]], : counts[group].min()]
-        common = np.cumprod(table[group, : len(example)] == example, axis=1).sum(1) // self._unit * self._unit
-        lengths = np.unique(common)[::-1]
-        saved = [(int((common >= length).sum()) * int(length), int(length)) for length in lengths]
-        length = max(saved)[1]
-        sharing = int((common >= length).sum())
-        if sharing < _FEWEST_ROWS or length * self._block_size < _FEWEST_TOKENS:
-            return np.empty(0, np.int32), 0
-        return example[:length].copy(), sharing
+        saved, best, sharing = 0, np.empty(0, np.int32), 0
+        shortest = -(-_FEWEST_TOKENS // (self._unit * self._block_size)) * self._unit
+        for length in range(shortest, table.shape[1] + 1, self._unit):
+            rows = rows[counts[rows] >= length]
+            if len(rows) < FEWEST_ROWS:
+                break
+            # Rows that have a block in common have all blocks before it, too; but for a few that raced for one.
+            _, index, members = np.unique(table[rows, length - 1], return_index=True, return_counts=True)
+            most = int(members.argmax())
+            if members[most] < FEWEST_ROWS:
+                break
+            if members[most] * length > saved:
+                saved, best, sharing = (
+                    int(members[most]) * length,
+                    table[rows[index[most]], :length],
+                    int(members[most]),
+                )
+        return best.copy(), sharing

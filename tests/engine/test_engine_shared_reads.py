@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub_runner import StubLaunched, StubRunner, stub_answer
 from test_engine_core import finish, request
@@ -24,7 +24,7 @@ from runner.engine.slots import SlotTable
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_reads, "_LOOK_STEPS", 3)
-    monkeypatch.setattr(shared_reads, "_FEWEST_ROWS", 3)
+    monkeypatch.setattr(shared_reads, "FEWEST_ROWS", 3)
     monkeypatch.setattr(shared_reads, "_FEWEST_TOKENS", 64)
 
 
@@ -37,6 +37,7 @@ class Mirror(StubRunner):
         self.blocks = np.empty(0, np.int32)
         self.sharing = np.zeros(num_slots, np.int32)
         self.shared_steps = 0
+        self.saved = 0  # tokens of cache that were not read again
 
     def launch(self, plan: StepPlan, table: SlotTable) -> StubLaunched:
         if plan.prefix is not None:
@@ -45,7 +46,9 @@ class Mirror(StubRunner):
             self.sharing[sequence.slot] = tokens
         if plan.shares_reads:
             self.shared_steps += 1
-            assert (self.sharing[plan.decode] > 0).sum() >= 3
+            num_sharing = int((self.sharing[plan.decode] > 0).sum())
+            assert num_sharing >= 3
+            self.saved += (num_sharing - 1) * len(self.blocks) * self.size
         for slot in plan.decode.tolist():
             if self.sharing[slot]:
                 assert self.sharing[slot] == len(self.blocks) * self.size < table.length[slot]
@@ -67,6 +70,26 @@ def test_a_beginning_of_all_is_read_once() -> None:
     assert {s.request_id: s.token_ids for s in samples} == {i: stub_answer(p, 20, 0) for i, p in enumerate(prompts)}
     assert len(mirror.blocks) * 16 == 128  # whole tiles of 64 alone
     assert mirror.shared_steps > core.stats().steps // 3
+
+
+@pytest.mark.parametrize("other", [[7] * 16 + [99] * 200, [7] * 20])
+def test_a_row_that_leaves_early_does_not_hide_what_the_others_share(other: list[int]) -> None:
+    core, mirror = make_mirrored()
+    prompts = [other, *([7] * 150 + [i] * 20 for i in range(20))]
+    core.add([request(i, prompt, max_tokens=60 if prompt is other else 20) for i, prompt in enumerate(prompts)])
+    finish(core)
+    assert len(mirror.blocks) * 16 == 128
+    assert mirror.shared_steps > 10
+
+
+def test_what_is_read_once_is_counted_apart() -> None:
+    core, mirror = make_mirrored()
+    plain = EngineCore(Scheduler(SchedulerConfig(12, 256, 512, 16, 400)), StubRunner(16))
+    for each in (core, plain):
+        each.add([request(i, [7] * 150 + [i] * 20, max_tokens=20) for i in range(40)])
+        finish(each)
+    assert core.stats().kv_tokens_read == plain.stats().kv_tokens_read
+    assert core.stats().kv_tokens_shared == mirror.saved > 0
 
 
 def test_rows_of_their_own_are_left_alone() -> None:
@@ -111,6 +134,7 @@ def test_what_a_failed_step_was_to_tell_is_told_again() -> None:
     assert {s.request_id: s.token_ids for s in samples} == {i: stub_answer(p, 30, 0) for i, p in enumerate(prompts)}
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.integers(0, 260), st.integers(1, 30)), min_size=1, max_size=60),
     st.integers(40, 200),
