@@ -14,9 +14,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
@@ -51,10 +52,7 @@ class EngineProcess:
         environment = os.environ | {"PYTHONPATH": path, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
         # Prompts of any length come and go: fixed segments would fragment what the KV cache leaves.
         environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-        # Triton's own default, said aloud: else torch's compiler sets another folder once it has compiled, not before,
-        # and the second start would not find the kernels of the first.
-        triton_home = Path(environment.get("TRITON_HOME", Path.home()))
-        environment.setdefault("TRITON_CACHE_DIR", str(triton_home / ".triton" / "cache"))
+        environment.setdefault("TRITON_CACHE_DIR", _triton_cache(environment))
         command = [sys.executable, "-m", "runner.engine.serve", str(theirs.fileno()), str(os.getpid())]
         self._process = _start(command, pass_fds=[theirs.fileno()], env=environment)
         theirs.close()
@@ -163,6 +161,18 @@ class EngineProcess:
         code = self._process.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         return EngineError(f"the engine process {how}")
+
+
+def _triton_cache(environment: Mapping[str, str]) -> str:
+    """Triton's own default, said aloud; a folder for a while where that cannot be written.
+
+    Else torch's compiler sets another once it has compiled, not before, and the second start of an engine would not
+    find the kernels of the first.
+    """
+    home = environment.get("TRITON_HOME") or os.path.expanduser("~")  # noqa: PTH111 - Path.home fails for want of one
+    if not os.access(home, os.W_OK):
+        home = tempfile.gettempdir()
+    return str(Path(home) / ".triton" / "cache")
 
 
 def _start(command: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:

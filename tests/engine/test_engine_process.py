@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -242,9 +243,27 @@ def test_a_model_that_cannot_be_served_is_refused_through_the_boundary(tmp_path:
     engine.close()
 
 
-@pytest.mark.parametrize("home", [None, "/tmp/elsewhere"])
-def test_every_start_looks_for_kernels_where_triton_does(monkeypatch: pytest.MonkeyPatch, home: str | None) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_every_start_looks_for_kernels_where_triton_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, elsewhere: bool
+) -> None:
     triton = pytest.importorskip("triton")
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    monkeypatch.delenv("TRITON_HOME", raising=False)
+    if elsewhere:
+        monkeypatch.setenv("TRITON_HOME", str(tmp_path))
+    assert cache_of_the_child(monkeypatch) == triton.knobs.cache.dir
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/tmp/mine")
+    assert cache_of_the_child(monkeypatch) == "/tmp/mine"
+
+
+def test_a_home_that_cannot_be_written_keeps_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TRITON_HOME", "/proc/nowhere")
+    assert cache_of_the_child(monkeypatch).startswith(tempfile.gettempdir())
+
+
+def cache_of_the_child(monkeypatch: pytest.MonkeyPatch) -> str:
     seen: dict[str, str] = {}
 
     def start(command: list[str], env: dict[str, str], **_: Any) -> None:
@@ -252,14 +271,6 @@ def test_every_start_looks_for_kernels_where_triton_does(monkeypatch: pytest.Mon
         raise OSError
 
     monkeypatch.setattr("runner.engine.process._start", start)
-    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
-    monkeypatch.delenv("TRITON_HOME", raising=False)
-    if home is not None:
-        monkeypatch.setenv("TRITON_HOME", home)
     with pytest.raises(OSError):
         EngineProcess(object())
-    assert seen["TRITON_CACHE_DIR"] == triton.knobs.cache.dir
-    monkeypatch.setenv("TRITON_CACHE_DIR", "/tmp/mine")
-    with pytest.raises(OSError):
-        EngineProcess(object())
-    assert seen["TRITON_CACHE_DIR"] == "/tmp/mine"
+    return seen["TRITON_CACHE_DIR"]
