@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,10 @@ import sys
 from pathlib import Path
 
 import pyarrow.dataset as pads
+
+from runner.cli.compose import compose
+from runner.run import run
+from runner.signals import StopFlag
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,6 +41,12 @@ def command(folder: Path, *arguments: str, module: str = "runner") -> tuple[int,
     process = start(folder, *arguments, module=module)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
+
+
+def run_here(folder: Path, *arguments: str) -> int:
+    """The exit code of a run whose process is this one, where torch is loaded already; its engine has its own."""
+    with contextlib.chdir(folder):
+        return run(compose(list(arguments)), StopFlag())
 
 
 def echo(folder: Path, *arguments: str) -> tuple[int, str, str]:

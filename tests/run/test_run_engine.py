@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, command, digests, start, write_rows
+from commands import ROOT, command, digests, run_here, start, write_rows
 from tiny_models import save_tiny_model
 
 RUN = ("job=generate", "input.path=rows.jsonl", "model.path=model", "model.device=cpu", "output.rows_per_shard=8")
@@ -24,8 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engine")
     save_tiny_model(folder / "model")
     write_rows(folder, 24)
-    code, _, err = command(folder, *RUN, *SAMPLING, "output.dir=whole")
-    assert code == 0, err
+    assert run_here(folder, *RUN, *SAMPLING, "output.dir=whole") == 0
     return folder
 
 
@@ -49,8 +48,8 @@ def wait_for_rows(process: subprocess.Popen[str], output: Path) -> int:
 
 
 def test_the_batch_never_shows_in_what_is_written(folder: Path) -> None:
-    code, _, err = command(folder, *RUN, *SAMPLING, "output.dir=wide", "engine.max_num_seqs=16", "engine.block_size=4")
-    assert code == 0, err
+    wide = ("engine.max_num_seqs=16", "engine.block_size=4")
+    assert run_here(folder, *RUN, *SAMPLING, "output.dir=wide", *wide) == 0
     assert digests(folder / "wide") == digests(folder / "whole")
 
 
@@ -64,8 +63,8 @@ def test_an_engine_that_is_killed_is_made_anew_and_nothing_is_lost(folder: Path)
 
 
 def test_a_killed_run_leaves_no_engine_behind_and_its_rerun_gives_the_same_bytes(folder: Path) -> None:
-    arguments = (*RUN, *SAMPLING, *ONE_BY_ONE, "output.dir=killed")
-    process = start(folder, *arguments)
+    arguments = (*RUN, *SAMPLING, "output.dir=killed")
+    process = start(folder, *arguments, *ONE_BY_ONE)
     engine = wait_for_rows(process, folder / "killed")
     process.kill()
     process.communicate()
@@ -73,8 +72,7 @@ def test_a_killed_run_leaves_no_engine_behind_and_its_rerun_gives_the_same_bytes
     while Path(f"/proc/{engine}").exists():
         assert time.monotonic() < deadline, "the engine outlived its run"
         time.sleep(0.05)
-    code, _, err = command(folder, *arguments)
-    assert code == 0, err
+    assert run_here(folder, *arguments) == 0
     assert digests(folder / "killed") == digests(folder / "whole")
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
-from commands import command, digests, start
+from commands import digests, run_here, start
 from tiny_models import save_tiny_model
 
 from runner.export import export
@@ -35,8 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny_model(folder / "model")
     rows = [{"prompt": f"question {i}", "sampling_params": OWN.get(i)} for i in range(16)]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    code, _, err = command(folder, *RUN, *SAMPLING, "output.dir=whole")
-    assert code == 0, err
+    assert run_here(folder, *RUN, *SAMPLING, "output.dir=whole") == 0
     return folder
 
 
@@ -76,8 +75,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(folder: Path) -> None:
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    code, _, err = command(folder, *arguments)
-    assert code == 0, err
+    assert run_here(folder, *arguments) == 0
     assert digests(folder / "killed") == digests(folder / "whole")
 
 
@@ -96,7 +94,6 @@ def test_bad_words_never_show_in_an_answer(folder: Path) -> None:
     words = sorted({word for word in words if word.isascii() and word.isprintable() and len(word.strip()) > 1})[:40]
     assert words
     asked = f"sampling.bad_words={json.dumps(words)}"
-    code, _, err = command(folder, *RUN, *SAMPLING, asked, "output.dir=clean")
-    assert code == 0, err
+    assert run_here(folder, *RUN, *SAMPLING, asked, "output.dir=clean") == 0
     rows = table_of(folder / "clean").to_pylist()
     assert not [word for word in words for row in rows if word in row["completion"]]

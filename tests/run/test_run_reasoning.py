@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as pads
-from commands import command, write_rows
+from commands import run_here, write_rows
 from tiny_models import save_tiny_model
 
 from jobs import load_job
@@ -58,8 +58,7 @@ def test_the_template_of_the_model_gives_the_column(tmp_path: Path) -> None:
     template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}<think>\n{# </think> #}")
     run = ("job=generate", "input.path=rows.jsonl", "model.path=model", "model.device=cpu", "sampling.max_tokens=3")
     for arguments, has_column in (((), True), (("job.chat=false",), False)):
-        code, _, err = command(tmp_path, *run, *arguments, f"output.dir=out{has_column}", "sampling.ignore_eos=true")
-        assert code == 0, err
+        assert run_here(tmp_path, *run, *arguments, f"output.dir=out{has_column}", "sampling.ignore_eos=true") == 0
         table = pads.dataset(tmp_path / f"out{has_column}" / "data", format="ipc").to_table()
         assert ("reasoning" in table.column_names) is has_column
         if has_column:  # three random tokens never close it

@@ -8,9 +8,13 @@ from typing import Any
 
 import pyarrow.dataset as pads
 import pytest
-from commands import command, read_data
+from commands import command, read_data, run_here
 from tiny_models import SPECIAL_TOKENS, save_tiny_model
 
+from runner.cli.compose import compose
+from runner.cli.origins import origins
+from runner.preflight import preflight
+from runner.preview import preview
 from runner.text import TextTokenizer
 
 RUN = ("job=generate", "model.path=model", "model.device=cpu", "sampling.max_tokens=12", "sampling.temperature=0")
@@ -34,10 +38,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def test_ids_are_answered_as_their_text_is(folder: Path) -> None:
-    code, _, err = command(folder, *RUN, "job.name=text", "input.path=text.jsonl", "job.chat=false")
-    assert code == 0, err
-    code, _, err = command(folder, *RUN, "job.name=ids", "input.path=ids.jsonl")
-    assert code == 0, err
+    assert run_here(folder, *RUN, "job.name=text", "input.path=text.jsonl", "job.chat=false") == 0
+    assert run_here(folder, *RUN, "job.name=ids", "input.path=ids.jsonl") == 0
     text, ids = (read_data(folder / "outputs" / name) for name in ("text", "ids"))
     assert [row["completion"] for row in ids] == [row["completion"] for row in text]
     assert [row["prompt"] for row in ids] == TEXTS
@@ -57,10 +59,12 @@ def test_ids_stay_in_their_column_whatever_is_kept_of_the_prompt(folder: Path, k
     assert (row["prompt_token_ids"], row["completion"], row.get("messages")) == ([104, 105], "hi", None)
 
 
-def test_preview_and_preflight_show_them(folder: Path) -> None:
-    _, out, err = command(folder, *RUN, "input.path=ids.jsonl", "preview.rows=6", module="runner.preview")
-    assert "Row 0: 10 tokens" in out and "question 0" in out, err
+def test_preview_and_preflight_show_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    given = [*RUN, "input.path=ids.jsonl", "preview.rows=6"]
+    out = "\n".join(preview(compose(given), origins(given)))
+    assert "Row 0: 10 tokens" in out and "question 0" in out
     assert "Row 1" in out and f"⟦{SPECIAL_TOKENS[1]}⟧user" in out
     assert "Row 4: would go to errors/ with bad_token_ids (render): 9999 is no token id of this model" in out
-    _, out, err = command(folder, *RUN, "input.path=ids.jsonl", module="runner.preflight")
-    assert "3 bad (50.0%)" in out and "bad_token_ids" in out and "Prompts: 3, tokens each" in out, err
+    out = "\n".join(preflight(compose(given), origins(given)))
+    assert "3 bad (50.0%)" in out and "bad_token_ids" in out and "Prompts: 3, tokens each" in out
