@@ -45,6 +45,14 @@ def process(folder: Path) -> Iterator[EngineProcess]:
     engine.close()
 
 
+@pytest.fixture(scope="module")
+def shared(folder: Path) -> Iterator[EngineProcess]:
+    """For tests that leave it as they found it: every start of an engine loads torch."""
+    engine = EngineProcess(settings_for(folder))
+    yield engine
+    engine.close()
+
+
 def collect(engine: EngineProcess, count: int) -> list[Sample]:
     samples: list[Sample] = []
     while len(samples) < count:
@@ -59,12 +67,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_an_aborted_sample_comes_back_with_what_it_has(process: EngineProcess) -> None:
-    process.submit([EngineRequest(i, [5, 6], FOREVER, (0,), stream=True) for i in range(2)])
-    while not process.poll(1.0):
+def test_an_aborted_sample_comes_back_with_what_it_has(shared: EngineProcess) -> None:
+    shared.submit([EngineRequest(i, [5, 6], FOREVER, (0,), stream=True) for i in range(2)])
+    while not shared.poll(1.0):
         pass
-    process.abort([(0, 0)])
-    samples = {sample.request_id: sample for sample in collect(process, 2)}
+    shared.abort([(0, 0)])
+    samples = {sample.request_id: sample for sample in collect(shared, 2)}
     assert samples[0].finish_reason is FinishReason.ABORT
     assert samples[0].token_ids == samples[1].token_ids[: len(samples[0].token_ids)]
     assert len(samples[1].token_ids) == 400
@@ -89,7 +97,7 @@ def test_a_hung_engine_is_ended(folder: Path) -> None:
     engine.submit([EngineRequest(0, [5, 6], SamplingParams(max_tokens=1), (0,))])
     collect(engine, 1)
     os.kill(engine.pid, signal.SIGSTOP)
-    engine._watchdog_seconds = 2.0
+    engine._watchdog_seconds = 0.5
     with pytest.raises(EngineError, match="no sign of life"):
         collect(engine, 1)
     engine.close()
@@ -102,7 +110,7 @@ def test_a_hung_engine_does_not_hold_up_who_submits(folder: Path, monkeypatch: p
     engine.submit([EngineRequest(0, [5, 6], SamplingParams(max_tokens=1), (0,))])
     collect(engine, 1)
     os.kill(engine.pid, signal.SIGSTOP)
-    engine._watchdog_seconds = 2.0
+    engine._watchdog_seconds = 0.5
     for i in range(1, 9):
         engine.submit([EngineRequest(i, [5] * 50_000, SamplingParams(max_tokens=1), (0,))])
     with pytest.raises(EngineError, match="no sign of life"):
@@ -131,7 +139,7 @@ class Pause:
 
 
 def test_an_engine_that_loads_gives_signs_of_life(folder: Path) -> None:
-    engine = EngineProcess(SlowSettings(settings_for(folder), 3.0))
+    engine = EngineProcess(SlowSettings(settings_for(folder), 1.5))
     started = engine._heard
     while engine._heard == started:
         engine._receive(1.0)
@@ -163,18 +171,18 @@ def test_signs_of_life_that_nobody_reads_do_not_pile_up() -> None:
     sender.finish()
 
 
-def test_an_idle_engine_gives_signs_of_life(process: EngineProcess) -> None:
-    process.submit([])
-    process._watchdog_seconds = 3.0
+def test_an_idle_engine_gives_signs_of_life(shared: EngineProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared.submit([])
+    monkeypatch.setattr(shared, "_watchdog_seconds", 3.0)
     for _ in range(5):
-        process.poll(1.0)
+        shared.poll(1.0)
 
 
-def test_signals_of_the_terminal_do_not_reach_the_engine(process: EngineProcess) -> None:
-    process.submit([EngineRequest(0, [5, 6], FOREVER, (0,))])
+def test_signals_of_the_terminal_do_not_reach_the_engine(shared: EngineProcess) -> None:
+    shared.submit([EngineRequest(0, [5, 6], FOREVER, (0,))])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        os.kill(process.pid, number)
-    assert len(collect(process, 1)[0].token_ids) == 400
+        os.kill(shared.pid, number)
+    assert len(collect(shared, 1)[0].token_ids) == 400
 
 
 def test_nor_do_they_end_it_while_it_still_imports(process: EngineProcess) -> None:
