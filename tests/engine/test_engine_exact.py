@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import EOS_TOKEN_ID, families, tiny_model
+from transformers import PreTrainedModel
 
 from runner.config import EngineConfig
 from runner.engine.build import core_over
@@ -27,11 +28,16 @@ def prompts_of(seed: int, count: int, longest: int = 60) -> list[list[int]]:
 
 
 @cache
-def expected_answer(family: str, prompt: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
+def reference_model(family: str) -> PreTrainedModel:
     model = tiny_model(family)
     model.set_attn_implementation("eager")  # transformers' sdpa drops soft caps without a word
+    return model
+
+
+@cache
+def expected_answer(family: str, prompt: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
     ids = torch.tensor([prompt])
-    out = model.generate(
+    out = reference_model(family).generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=max_tokens,
