@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -148,13 +149,18 @@ def test_a_rerun_survives_kills(tmp_path: Path, seed: int) -> None:
     assert command(tmp_path, *arguments, *RERUN, "output.dir=whole")[0] == 0
     write_slow_job(tmp_path, 0.02)
     rerun = (*arguments, *RERUN, "output.dir=killed", "output.sync_seconds=0.1", "resume.accept=[job.code]")
-    chance = random.Random(seed)
+    chance, attempts, codes = random.Random(seed), tmp_path / "killed" / ".runner" / "attempts", []
     for _ in range(3):
+        before = set(attempts.iterdir())
         process = start(tmp_path, *rerun)
-        time.sleep(1.5 + chance.random())
+        while before.issuperset(attempts.iterdir()) and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(chance.random())
         process.kill()
         process.communicate()
+        codes.append(process.returncode)
         assert command(tmp_path, *arguments, "output.dir=killed")[0] == 0
+    assert -signal.SIGKILL in codes  # the other kills may come when all is done
     code, _, err = command(tmp_path, *rerun)
     assert code == 0, err
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
