@@ -106,7 +106,7 @@ def test_an_end_from_outside_is_no_traceback(
 def test_what_a_full_disk_takes_no_more_is_said(unbuffered: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "x"}\n')
     arguments = ("job=generate", f"input.path={tmp_path / 'rows.jsonl'}", f"output.dir={tmp_path / 'out'}")
-    line = [sys.executable, "-m", "runner.preview", *arguments]
+    line = [sys.executable, "-m", "runner.preview", "engine=echo", *arguments]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             line,
