@@ -58,7 +58,7 @@ def test_each_process_has_its_own_command(
 
 
 def test_a_process_that_dies_does_not_stop_the_others(tmp_path: Path) -> None:
-    whole = prepare(tmp_path, 100, seconds=0.05)
+    whole = prepare(tmp_path, 60, seconds=0.05)
     process = start(tmp_path, *LOCAL, "launch.gpus=2")
     wait_for_parts(tmp_path / "out", 2)
     assert "running" in status(tmp_path / "out")
@@ -87,7 +87,7 @@ def test_status_shows_who_died_before_it_finished_a_row() -> None:
 
 
 def test_a_stop_reaches_all_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    whole = prepare(tmp_path, 100, seconds=0.04)
+    whole = prepare(tmp_path, 60, seconds=0.04)
     process = start(tmp_path, *LOCAL, "launch.gpus=2")
     wait_for_parts(tmp_path / "out", 2)
     process.terminate()

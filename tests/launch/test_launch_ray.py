@@ -60,7 +60,7 @@ def test_a_cluster_may_grow_into_what_tasks_need(caplog) -> None:
 
 def test_two_tasks_of_which_one_is_killed_make_what_one_process_makes(tmp_path) -> None:
     pytest.importorskip("ray")
-    whole = prepare(tmp_path, 200, seconds=0.05)
+    whole = prepare(tmp_path, 100, seconds=0.05)
     process = start(tmp_path, *RAY, "launch.cpus=1")
     wait_for_parts(tmp_path / "out", 3)
     os.kill(process_of("ray-1"), signal.SIGKILL)
@@ -71,7 +71,7 @@ def test_two_tasks_of_which_one_is_killed_make_what_one_process_makes(tmp_path) 
 
 def test_a_worker_of_ray_that_is_killed_is_replaced(tmp_path) -> None:
     pytest.importorskip("ray")
-    whole = prepare(tmp_path, 200, seconds=0.05)
+    whole = prepare(tmp_path, 100, seconds=0.05)
     process = start(tmp_path, *RAY, "launch.leases=false")
     wait_for_parts(tmp_path / "out", 3)
     with open(f"/proc/{process_of('ray-0')}/stat") as file:  # noqa: PTH123 - not a file of ours
@@ -84,7 +84,7 @@ def test_a_worker_of_ray_that_is_killed_is_replaced(tmp_path) -> None:
 
 def test_a_stop_reaches_the_tasks_and_the_same_rows_go_on(tmp_path) -> None:
     pytest.importorskip("ray")
-    whole = prepare(tmp_path, 200, seconds=0.05)
+    whole = prepare(tmp_path, 100, seconds=0.05)
     process = start(tmp_path, *RAY)
     wait_for_parts(tmp_path / "out", 3)
     process.terminate()

@@ -69,7 +69,7 @@ def test_a_stop_signal_exits_75_soon_and_the_rerun_completes(tmp_path: Path, num
 
 def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     write_rows(tmp_path, 400)
-    write_slow_job(tmp_path, 0.05)
+    write_slow_job(tmp_path, 0.02)
     process = start(tmp_path, *SLOW, "engine.max_num_seqs=200", "output.sync_seconds=0.2")
     wait_for_rows(process, tmp_path / "outputs" / "generate")
     process.send_signal(signal.SIGINT)
@@ -85,7 +85,7 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
 def test_a_signal_at_any_moment_of_the_start_never_kills(tmp_path: Path, number: signal.Signals) -> None:
     """The handlers stand before anything heavy is imported; what comes later is polled."""
     write_rows(tmp_path, 3)
-    write_slow_job(tmp_path, 1)
+    write_slow_job(tmp_path, 0.5)
     for delay in (0.15, 0.3, 0.6, 0.9):
         process = start(tmp_path, *SLOW, "output.overwrite=true")
         wait_for(lambda process=process: _handles(process.pid, number))
