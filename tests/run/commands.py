@@ -17,6 +17,7 @@ from runner.run import run
 from runner.signals import StopFlag
 
 ROOT = Path(__file__).resolve().parents[2]
+ECHO = ("job=generate", "input.path=rows.jsonl", "engine=echo")
 
 SLOW_JOB = """
 import time
@@ -50,7 +51,12 @@ def run_here(folder: Path, *arguments: str) -> int:
 
 
 def echo(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    return command(folder, "job=generate", "input.path=rows.jsonl", "engine=echo", *arguments)
+    return command(folder, *ECHO, *arguments)
+
+
+def echo_here(folder: Path, *arguments: str) -> int:
+    """The exit code alone of `echo`, in this process: for the runs that a test only builds on."""
+    return run_here(folder, *ECHO, *arguments)
 
 
 def write_rows(folder: Path, num_rows: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.dataset as pads
 import pytest
-from commands import command, digests, echo, everything, read_data, write_rows
+from commands import command, digests, echo, echo_here, everything, read_data, write_rows
 
 from runner.seeds import sample_seed
 
@@ -40,7 +40,7 @@ def test_n_samples_of_a_row_differ_by_their_seeds(tmp_path: Path) -> None:
 
 def test_a_second_run_says_so_and_changes_nothing(tmp_path: Path) -> None:
     write_rows(tmp_path, 30)
-    assert echo(tmp_path)[0] == 0
+    assert echo_here(tmp_path) == 0
     before = everything(tmp_path / "outputs")
     code, _, err = echo(tmp_path)
     assert code == 0
@@ -51,7 +51,7 @@ def test_a_second_run_says_so_and_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_run_that_asks_for_fewer_rows_than_one_before_says_what_is_missing(tmp_path: Path) -> None:
     write_rows(tmp_path, 30)
-    assert echo(tmp_path, "output.rows_per_shard=10", "input.limit=20", "partition=0/2")[0] == 0
+    assert echo_here(tmp_path, "output.rows_per_shard=10", "input.limit=20", "partition=0/2") == 0
     code, _, err = echo(tmp_path, "output.rows_per_shard=10", "input.limit=15")
     assert code == 0
     assert "an earlier run asked for more rows" in err
@@ -87,7 +87,7 @@ def test_dropped_rows_are_counted_once(tmp_path: Path) -> None:
 
 def test_a_changed_setting_is_refused_key_by_key_and_a_runtime_one_is_not(tmp_path: Path) -> None:
     write_rows(tmp_path, 5)
-    assert echo(tmp_path)[0] == 0
+    assert echo_here(tmp_path) == 0
     code, out, err = echo(tmp_path, "sampling.temperature=0.5")
     assert (code, out) == (64, "")
     assert "sampling.temperature" in err
@@ -98,7 +98,7 @@ def test_a_changed_setting_is_refused_key_by_key_and_a_runtime_one_is_not(tmp_pa
 
 def test_a_changed_input_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path, 5)
-    assert echo(tmp_path)[0] == 0
+    assert echo_here(tmp_path) == 0
     write_rows(tmp_path, 6)
     code, _, err = echo(tmp_path)
     assert code == 64
@@ -107,7 +107,7 @@ def test_a_changed_input_is_refused(tmp_path: Path) -> None:
 
 def test_a_higher_limit_continues_the_job(tmp_path: Path) -> None:
     write_rows(tmp_path, 50)
-    assert echo(tmp_path, "input.limit=25", "output.rows_per_shard=20")[0] == 0
+    assert echo_here(tmp_path, "input.limit=25", "output.rows_per_shard=20") == 0
     code, _, err = echo(tmp_path, "input.limit=45", "output.rows_per_shard=20")
     assert code == 0, err
     assert [row["row_id"] for row in read_data(tmp_path / "outputs" / "generate")] == list(range(45))

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import command, echo, everything, read_data, start, write_rows
+from commands import command, echo, echo_here, everything, read_data, start, write_rows
 
 BAD_JOB = "def prompt(row):\n    return row['nope']\n"
 
@@ -15,7 +15,7 @@ BAD_JOB = "def prompt(row):\n    return row['nope']\n"
 @pytest.mark.parametrize("setting", ["job.template='Say {{ prmpt }}'", "metrics.port=80000"])
 def test_a_refused_overwrite_leaves_the_finished_job(tmp_path: Path, setting: str) -> None:
     write_rows(tmp_path, 5)
-    assert echo(tmp_path)[0] == 0
+    assert echo_here(tmp_path) == 0
     before = everything(tmp_path / "outputs")
     code, _, err = echo(tmp_path, "output.overwrite=true", setting)
     assert (code, len(err.strip().splitlines())) == (64, 1), err
@@ -33,7 +33,7 @@ def test_a_model_that_its_engine_refuses_overwrites_nothing(tmp_path: Path, monk
         raise ConfigError("model.path: it cannot be served")
 
     write_rows(tmp_path, 5)
-    assert echo(tmp_path)[0] == 0
+    assert echo_here(tmp_path) == 0
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(EchoEngine, "submit", refuse)
     before = everything(tmp_path / "outputs")
@@ -87,7 +87,7 @@ def test_total_failure_stays_a_failure_until_it_is_mended_and_retried(tmp_path: 
 def test_the_last_row_alone_does_not_fail_a_job(tmp_path: Path) -> None:
     lines = [json.dumps({"prompt": f"question {i}"}) for i in range(9)]
     (tmp_path / "rows.jsonl").write_text("\n".join([*lines, '{"prompt": null}']) + "\n")
-    assert echo(tmp_path, "input.limit=9")[0] == 0
+    assert echo_here(tmp_path, "input.limit=9") == 0
     code, _, err = echo(tmp_path, "input.limit=10")
     assert code == 0, err
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.dataset as pads
 import pytest
-from commands import command, digests, echo, everything, start, write_rows, write_slow_job
+from commands import command, digests, echo, echo_here, everything, run_here, start, write_rows, write_slow_job
 
 SMALL = ("output.rows_per_shard=10", "sampling.max_tokens=30", "sampling.temperature=0")
 RERUN = ("rerun.finish_reason=[length]", "sampling.max_tokens=200")
@@ -31,7 +31,7 @@ def write_mixed_rows(folder: Path, num_rows: int) -> list[int]:
 def test_longer_answers_for_those_that_were_cut(tmp_path: Path) -> None:
     long_rows = write_mixed_rows(tmp_path, 45)
     out = tmp_path / "outputs" / "generate"
-    assert echo(tmp_path, *SMALL)[0] == 0
+    assert echo_here(tmp_path, *SMALL) == 0
     before = lines(out)
     assert [key[0] for key, line in before.items() if line["finish_reason"] == "length"] == long_rows
     code, _, err = echo(tmp_path, *SMALL, *RERUN)
@@ -44,7 +44,7 @@ def test_longer_answers_for_those_that_were_cut(tmp_path: Path) -> None:
         code, _, err = echo(tmp_path, *arguments)
         assert code == 0 and "done; nothing was changed" in err
         assert everything(out) == stand
-    assert command(tmp_path, *SMALL, "job=generate", "input.path=rows.jsonl", "engine=echo")[0] == 0
+    assert echo_here(tmp_path, *SMALL) == 0
 
 
 def test_samples_that_were_not_cut_stay(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_samples_that_were_not_cut_stay(tmp_path: Path) -> None:
         "def prompt(row):\n    return ['x' * 5, 'y' * 60]\ndef parse(row, completion):\n    return {}\n"
     )
     arguments = ("job.module=half.py", "sampling.n=2", "sampling.max_tokens=30", "output.rows_per_shard=5")
-    assert echo(tmp_path, *arguments)[0] == 0
+    assert echo_here(tmp_path, *arguments) == 0
     before = lines(tmp_path / "outputs" / "generate")
     code, _, err = echo(tmp_path, *arguments, *RERUN)
     assert code == 0, err
@@ -65,7 +65,7 @@ def test_samples_that_were_not_cut_stay(tmp_path: Path) -> None:
 
 def test_a_rerun_of_other_settings_is_refused(tmp_path: Path) -> None:
     write_mixed_rows(tmp_path, 20)
-    assert echo(tmp_path, *SMALL)[0] == 0
+    assert echo_here(tmp_path, *SMALL) == 0
     for wrong, part in (
         (("sampling.n=2",), "sampling.n"),
         (("job.system_prompt=be",), "job.system_prompt"),
@@ -93,7 +93,7 @@ def test_a_retry_runs_only_the_quarantined(tmp_path: Path) -> None:
     (tmp_path / "flaky.py").write_text(FLAKY)
     arguments = ("job.module=flaky.py", "output.rows_per_shard=10", "output.max_error_rate=1", "sampling.n=2")
     out = tmp_path / "outputs" / "generate"
-    assert echo(tmp_path, *arguments)[0] == 0
+    assert echo_here(tmp_path, *arguments) == 0
     before = lines(out)
     assert len(before) == 60 and len(lines(out, "errors")) == 20
     (tmp_path / "elsewhere").mkdir()
@@ -121,10 +121,10 @@ def test_retry_refuses_what_is_no_job(tmp_path: Path) -> None:
 def test_more_files_and_a_higher_limit_continue_a_finished_job(tmp_path: Path) -> None:
     long_rows = write_mixed_rows(tmp_path, 45)
     out = tmp_path / "outputs" / "generate"
-    assert echo(tmp_path, *SMALL, "input.limit=25")[0] == 0
+    assert echo_here(tmp_path, *SMALL, "input.limit=25") == 0
     first = lines(out)
-    assert echo(tmp_path, *SMALL, *RERUN, "input.limit=25")[0] == 0
-    assert echo(tmp_path, *SMALL, "input.limit=45")[0] == 0
+    assert echo_here(tmp_path, *SMALL, *RERUN, "input.limit=25") == 0
+    assert echo_here(tmp_path, *SMALL, "input.limit=45") == 0
     after = lines(out)
     assert [key[0] for key in after] == list(range(45))
     assert all(after[key]["finish_reason"] == "stop" for key in first)
@@ -136,7 +136,7 @@ def test_more_files_and_a_higher_limit_continue_a_finished_job(tmp_path: Path) -
     code, _, err = echo(tmp_path, *SMALL, "input.path=[rows.jsonl,a.jsonl]", "input.limit=46")
     assert code == 0, err
     assert [line["n"] for line in lines(out).values()] == list(range(46))
-    assert echo(tmp_path, *SMALL, "input.path=[rows.jsonl,a.jsonl]", "input.limit=46")[0] == 0
+    assert echo_here(tmp_path, *SMALL, "input.path=[rows.jsonl,a.jsonl]", "input.limit=46") == 0
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -145,8 +145,8 @@ def test_a_rerun_survives_kills(tmp_path: Path, seed: int) -> None:
     write_slow_job(tmp_path, 0)
     arguments = ("job=generate", "input.path=rows.jsonl", "engine=echo", "job.module=slow.py", *SMALL)
     for name in ("whole", "killed"):
-        assert command(tmp_path, *arguments, f"output.dir={name}")[0] == 0
-    assert command(tmp_path, *arguments, *RERUN, "output.dir=whole")[0] == 0
+        assert run_here(tmp_path, *arguments, f"output.dir={name}") == 0
+    assert run_here(tmp_path, *arguments, *RERUN, "output.dir=whole") == 0
     write_slow_job(tmp_path, 0.02)
     rerun = (*arguments, *RERUN, "output.dir=killed", "output.sync_seconds=0.1", "resume.accept=[job.code]")
     chance, attempts, codes = random.Random(seed), tmp_path / "killed" / ".runner" / "attempts", []
@@ -159,11 +159,11 @@ def test_a_rerun_survives_kills(tmp_path: Path, seed: int) -> None:
         process.kill()
         process.communicate()
         codes.append(process.returncode)
-        assert command(tmp_path, *arguments, "output.dir=killed")[0] == 0
+        assert run_here(tmp_path, *arguments, "output.dir=killed") == 0
     assert -signal.SIGKILL in codes  # the other kills may come when all is done
     code, _, err = command(tmp_path, *rerun)
     assert code == 0, err
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
     stand = everything(tmp_path / "killed")
-    assert command(tmp_path, *arguments, "output.dir=killed")[0] == 0
+    assert run_here(tmp_path, *arguments, "output.dir=killed") == 0
     assert everything(tmp_path / "killed") == stand
