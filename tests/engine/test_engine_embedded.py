@@ -33,19 +33,13 @@ def prompts() -> list[list[int]]:
 
 @cache
 def generated() -> list[list[int]]:
-    files, longest = resolve_model(MODEL), max(map(len, prompts()))
-    ends = list(files.eos_token_ids)
-    ids = torch.tensor([[ends[0]] * (longest - len(prompt)) + prompt for prompt in prompts()])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts()])
-    out = load_model(files, MODEL, torch.device("cpu")).generate(
-        ids, attention_mask=mask, max_new_tokens=MAX_TOKENS, do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
-    )
-    return [_to_the_end(answer, ends) for answer in out[:, longest:].tolist()]
-
-
-def _to_the_end(answer: list[int], ends: list[int]) -> list[int]:
-    """An answer without the padding behind its end."""
-    return answer[: 1 + min(map(answer.index, set(ends) & set(answer)), default=len(answer))]
+    files = resolve_model(MODEL)
+    model, answers = load_model(files, MODEL, torch.device("cpu")), []
+    for prompt in prompts():
+        ids = torch.tensor([prompt])
+        out = model.generate(ids, max_new_tokens=MAX_TOKENS, do_sample=False, eos_token_id=list(files.eos_token_ids))
+        answers.append(out[0, len(prompt) :].tolist())
+    return answers
 
 
 @pytest.mark.parametrize(
