@@ -63,8 +63,8 @@ def test_an_engine_that_is_killed_is_made_anew_and_nothing_is_lost(folder: Path)
 
 
 def test_a_killed_run_leaves_no_engine_behind_and_its_rerun_gives_the_same_bytes(folder: Path) -> None:
-    arguments = (*RUN, *SAMPLING, "output.dir=killed")
-    process = start(folder, *arguments, *ONE_BY_ONE)
+    arguments = (*RUN, *SAMPLING, *ONE_BY_ONE, "output.dir=killed")
+    process = start(folder, *arguments)
     engine = wait_for_rows(process, folder / "killed")
     process.kill()
     process.communicate()
@@ -72,7 +72,8 @@ def test_a_killed_run_leaves_no_engine_behind_and_its_rerun_gives_the_same_bytes
     while Path(f"/proc/{engine}").exists():
         assert time.monotonic() < deadline, "the engine outlived its run"
         time.sleep(0.05)
-    assert run_here(folder, *arguments) == 0
+    code, _, err = command(folder, *arguments)
+    assert code == 0, err
     assert digests(folder / "killed") == digests(folder / "whole")
 
 

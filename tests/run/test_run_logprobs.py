@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
-from commands import digests, run_here, start
+from commands import command, digests, run_here, start
 from tiny_models import save_tiny_model
 
 from runner.export import export
@@ -75,7 +75,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(folder: Path) -> None:
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    assert run_here(folder, *arguments) == 0
+    code, _, err = command(folder, *arguments)
+    assert code == 0, err
     assert digests(folder / "killed") == digests(folder / "whole")
 
 
