@@ -11,14 +11,16 @@ an end-of-sequence would: learned with the step's results. Needs a GPU for the l
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
-# As the engine process sets them.
-os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-os.environ.setdefault("TRITON_CACHE_DIR", str(Path.home() / ".triton" / "cache"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent)]
+
+from runner.engine.process import cuda_defaults
+
+os.environ |= cuda_defaults() | os.environ
 
 import json
-import sys
 import tempfile
 import time
 from dataclasses import fields, replace
@@ -26,9 +28,6 @@ from dataclasses import fields, replace
 import numpy as np
 import torch
 import yaml
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent)]
-
 from workloads import SHAPES, WORKLOADS, Item
 
 from runner.config import Device, EngineConfig, LoadFormat, ModelSettings

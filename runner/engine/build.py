@@ -116,7 +116,10 @@ def core_over(
 
 
 def _may_share_reads(target: torch.device, engine: EngineConfig) -> bool:
-    """The backend of a CPU reads each row's beginning anyway; and what a row's bits are must not hang on the others."""
+    """The backend of a CPU reads each row's beginning anyway, as do steps that hold prompts beside rows.
+
+    With ``deterministic`` a row's bits must not hang on the other rows.
+    """
     few = engine.max_num_seqs < shared_reads.FEWEST_ROWS
     return target.type == "cuda" and not (engine.deterministic or engine.mixed_prefill or few)
 

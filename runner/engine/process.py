@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
@@ -49,10 +49,8 @@ class EngineProcess:
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         # Passive waiting: a spinning OpenMP thread of the engine slows the parent's work many times over.
-        environment = os.environ | {"PYTHONPATH": path, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
-        # Prompts of any length come and go: fixed segments would fragment what the KV cache leaves.
-        environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-        environment.setdefault("TRITON_CACHE_DIR", _triton_cache(environment))
+        environment = cuda_defaults() | os.environ
+        environment |= {"PYTHONPATH": path, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, "-m", "runner.engine.serve", str(theirs.fileno()), str(os.getpid())]
         self._process = _start(command, pass_fds=[theirs.fileno()], env=environment)
         theirs.close()
@@ -163,16 +161,18 @@ class EngineProcess:
         return EngineError(f"the engine process {how}")
 
 
-def _triton_cache(environment: Mapping[str, str]) -> str:
-    """Triton's own default, said aloud; a folder for a while where that cannot be written.
-
-    Else torch's compiler sets another once it has compiled, not before, and the second start of an engine would not
-    find the kernels of the first.
-    """
-    home = environment.get("TRITON_HOME") or os.path.expanduser("~")  # noqa: PTH111 - Path.home fails for want of one
+def cuda_defaults() -> dict[str, str]:
+    """What an engine's environment says of CUDA unless the user does. To be set before torch is loaded."""
+    home = os.environ.get("TRITON_HOME") or os.path.expanduser("~")  # noqa: PTH111 - Path.home fails for want of one
     if not os.access(home, os.W_OK):
         home = tempfile.gettempdir()
-    return str(Path(home) / ".triton" / "cache")
+    return {
+        # Prompts of any length come and go: fixed segments would fragment what the KV cache leaves.
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        # Triton's own default, said aloud: else torch's compiler sets another once it has compiled, not before, and
+        # the second start of an engine would not find the kernels of the first.
+        "TRITON_CACHE_DIR": str(Path(home) / ".triton" / "cache"),
+    }
 
 
 def _start(command: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:

@@ -165,7 +165,7 @@ class Scheduler:
 
     def _share_reads(self, plan: StepPlan, shared: SharedReads) -> None:
         plan.prefix = shared.look(plan.decode)
-        plan.shares_reads = not self.config.mixed_prefill and shared.is_worth_it(plan.decode)
+        plan.shares_reads = shared.is_worth_it(plan.decode)
         if plan.shares_reads:
             self.stats.kv_tokens_shared += (shared.num_sharing(plan.decode) - 1) * shared.num_tokens
 

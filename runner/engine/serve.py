@@ -134,10 +134,10 @@ def _die_with(parent: int) -> None:
 
 def _wake_cuda() -> None:
     """Creates the CUDA context and loads cuBLAS while the main thread still imports."""
-    import torch
-
-    # Whatever is wrong with the device, or with modules half imported, the main thread meets it too, and reports it.
+    # Whatever is wrong with torch or the device, the main thread meets it too, and reports it.
     with contextlib.suppress(Exception):
+        import torch
+
         if torch.cuda.is_available():
             square = torch.zeros(64, 64, dtype=torch.bfloat16, device="cuda")
             torch.mm(square, square)

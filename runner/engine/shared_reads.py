@@ -52,7 +52,7 @@ class SharedReads:
         return int((self._sharing[rows] > 0).sum())
 
     def is_worth_it(self, rows: np.ndarray) -> bool:
-        return self.num_tokens > 0 and self.num_sharing(rows) >= FEWEST_ROWS
+        return self.num_sharing(rows) >= FEWEST_ROWS
 
     def forget(self) -> None:
         """What the device knows is not certain any more: no beginning is read until it has been told one again."""
@@ -90,13 +90,10 @@ class SharedReads:
                 break
             # Rows that have a block in common have all blocks before it, too; but for a few that raced for one.
             _, index, members = np.unique(table[rows, length - 1], return_index=True, return_counts=True)
-            most = int(members.argmax())
-            if members[most] < FEWEST_ROWS:
+            count = int(members.max())
+            if count < FEWEST_ROWS:
                 break
-            if members[most] * length > saved:
-                saved, best, sharing = (
-                    int(members[most]) * length,
-                    table[rows[index[most]], :length],
-                    int(members[most]),
-                )
+            if count * length > saved:
+                example = rows[index[members.argmax()]]
+                saved, best, sharing = count * length, table[example, :length], count
         return best.copy(), sharing
