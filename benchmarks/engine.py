@@ -33,7 +33,7 @@ from workloads import SHAPES, WORKLOADS, Item
 from runner.config import Device, EngineConfig, LoadFormat, ModelSettings
 from runner.engine.build import build_core
 from runner.engine.core import EngineCore, Runner
-from runner.engine.model_runner import Launched
+from runner.engine.lane import Launched
 from runner.engine.plan import StepPlan
 from runner.engine.results import StepResults
 from runner.engine.sampler.base import Status
@@ -94,6 +94,7 @@ def run(core: EngineCore, items: list[Item], hidden: bool = False) -> float:
         core.runner = HiddenEnds(runner, core.scheduler.slots, [item.num_outputs for item in items])
     started = time.perf_counter()
     core.add(requests)
+    core.close_input()  # as a run does once it has read all rows
     lengths = {}
     while core.has_work:
         lengths |= {sample.request_id: len(sample.token_ids) for sample in core.step()}

@@ -52,7 +52,8 @@ class Packet:
     block_updates: Section  # slot, index, block
     admitted_slots: Section
     admitted_rows: Section  # packed sampling parameters
-    admitted_sharing: Section  # tokens of the shared beginning that each has
+    joining: Section  # slots that decode for the first time
+    joining_sharing: Section  # tokens of the shared beginning that each has
     prefix_blocks: Section  # of another shared beginning; empty while it stays
     prefix_sharing: Section  # tokens of it, by slot; likewise
     rows: Section  # slots that decode, when they are not those of the step before
@@ -62,9 +63,9 @@ class Packet:
     chunk_slots: Section  # [P]
     chunk_lens: Section  # [P]: context after this step
     cu_seqlens: Section  # [P + 1]
-    sampled: Section  # packed token index of every result, [R + final chunks]; empty when that is just the rows
-    sampled_slots: Section  # [R + final chunks], likewise
-    sample_positions: Section  # [R + final chunks]: index of the sampled token in its sequence, likewise
+    sampled: Section  # [final chunks]: packed index of the last token of each
+    sampled_slots: Section  # [final chunks]
+    sample_positions: Section  # [final chunks]: index of the sampled token in its sequence
     longest_chunk: int
     longest_context: int
     fresh: bool  # every chunk starts its sequence
@@ -79,10 +80,10 @@ def packet_capacity(config: SchedulerConfig) -> int:
     seqs, tokens = config.max_num_seqs, config.max_num_batched_tokens
     return (
         BLOCK_UPDATE_WORDS * config.max_block_updates
-        + seqs * (WORDS + 2 + 2 + 1 + 3 * 2 + 2)
+        + seqs * (WORDS + 1 + 2 + 2 + 1 + 3 + 3)
         + config.max_blocks_per_sequence
         + 3 * tokens
-        + _ALIGNMENT * 19
+        + _ALIGNMENT * 20
     )
 
 
@@ -104,17 +105,19 @@ class BatchBuilder:
         block_updates = writer.put(updates)
         admitted_slots = writer.put(np.array([s.slot for s in plan.admitted], np.int32))
         admitted_rows = writer.put(self._sampling_rows(plan.admitted))
-        admitted_sharing = writer.put(np.array(plan.admitted_sharing, np.int32))
+        joining, joining_sharing = writer.put(plan.joining), writer.put(plan.joining_sharing)
         prefix_blocks = writer.put(np.empty(0, np.int32) if plan.prefix is None else plan.prefix.blocks)
         prefix_sharing = writer.put(np.empty(0, np.int32) if plan.prefix is None else plan.prefix.sharing)
-        changed = not np.array_equal(plan.decode, self._sent_rows)
+        changed = not plan.chunks and not np.array_equal(plan.decode, self._sent_rows)
         rows = writer.put(plan.decode if changed else plan.decode[:0])
-        self._sent_rows = plan.decode
+        if changed:
+            self._sent_rows = plan.decode
         return Packet(
             block_updates=block_updates,
             admitted_slots=admitted_slots,
             admitted_rows=admitted_rows,
-            admitted_sharing=admitted_sharing,
+            joining=joining,
+            joining_sharing=joining_sharing,
             prefix_blocks=prefix_blocks,
             prefix_sharing=prefix_sharing,
             rows=rows,
@@ -148,7 +151,6 @@ class BatchBuilder:
             for c, p in zip(chunks, positions, strict=True)
         ]
         ends = np.cumsum(counts, dtype=np.int32)
-        num_rows = len(plan.decode)
         finals = np.array([c.final for c in chunks])
         values = {
             "token_ids": np.concatenate([c.sequence.token_ids[c.start : c.start + c.count] for c in chunks]),
@@ -157,7 +159,7 @@ class BatchBuilder:
             "chunk_slots": np.array([c.slot for c in chunks], np.int32),
             "chunk_lens": np.array([c.start + c.count for c in chunks], np.int32),
             "cu_seqlens": np.concatenate([np.zeros(1, np.int32), ends]),
-            "sampled": np.concatenate([np.arange(num_rows, dtype=np.int32), num_rows + ends[finals] - 1]),
+            "sampled": ends[finals] - 1,
             "sampled_slots": plan.sampled,
             "sample_positions": lengths[plan.sampled],
         }

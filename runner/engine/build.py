@@ -32,6 +32,7 @@ from runner.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+_HOPPER = 9, 0
 # Most tokens of a step. A GPU's host launches a step of any size in the same time; a CPU's stop waits for its step.
 _MAX_TOKENS = MappingProxyType({"cuda": 16384, "cpu": 8192})
 
@@ -91,7 +92,7 @@ def core_over(
         max_model_len=max_model_len,
         block_size=engine.block_size,
         num_blocks=engine.num_kv_blocks or min(most, measured_blocks()),
-        mixed_prefill=engine.mixed_prefill and not engine.deterministic,
+        overlap_prefill=_may_overlap(target, engine),
         share_reads=_may_share_reads(target, engine),
         deterministic=engine.deterministic,
         eos_ids=eos_ids,
@@ -116,12 +117,22 @@ def core_over(
 
 
 def _may_share_reads(target: torch.device, engine: EngineConfig) -> bool:
-    """The backend of a CPU reads each row's beginning anyway, as do steps that hold prompts beside rows.
+    """The backend of a CPU reads each row's beginning anyway.
 
     With ``deterministic`` a row's bits must not hang on the other rows.
     """
     few = engine.max_num_seqs < shared_reads.FEWEST_ROWS
-    return target.type == "cuda" and not (engine.deterministic or engine.mixed_prefill or few)
+    return target.type == "cuda" and not (engine.deterministic or few)
+
+
+def _may_overlap(target: torch.device, engine: EngineConfig) -> bool:
+    """Unasked where it was measured to gain: on the chip of an H100 or H200, with decode steps from graphs."""
+    if engine.deterministic or engine.overlap_prefill is False:
+        return False
+    if engine.overlap_prefill:
+        return True
+    graphs = target.type == "cuda" and not engine.enforce_eager and engine.async_batching
+    return graphs and torch.cuda.get_device_capability(target) == _HOPPER
 
 
 def _replace_linears(model: PreTrainedModel, target: torch.device, accelerated: bool) -> None:

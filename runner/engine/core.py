@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from runner.engine.device_times import DeviceTimes
-from runner.engine.model_runner import Launched
+from runner.engine.lane import Launched
 from runner.engine.plan import StepPlan
 from runner.engine.results import StepResults
 from runner.engine.scheduler import Scheduler
@@ -43,7 +43,8 @@ class EngineCore:
 
     With ``async_batching`` step N + 1 is planned and launched before the results of step N are read, so that the
     device never waits for the host; without it each step is read before the next is planned. The parts and their
-    order within a step are the same.
+    order within a step are the same. Where the scheduler's configuration says so, prompts are computed beside rows,
+    which they join once they are done.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class EngineCore:
         self.async_batching = async_batching
         self._prefix_caching = prefix_caching
         self._in_flight: deque[Launched] = deque()
+        self._prompts: deque[Launched] = deque()  # in flight beside these
 
     @property
     def has_work(self) -> bool:
-        return self.scheduler.has_work or bool(self._in_flight)
+        return self.scheduler.has_work or bool(self._in_flight or self._prompts)
 
     def add(self, requests: SequenceOf[EngineRequest]) -> list[Sample]:
         """Queues requests; returns the samples of those that can never run here, with the reason."""
@@ -97,15 +99,45 @@ class EngineCore:
 
     def step(self) -> list[Sample]:
         """Launches the next step, if there is one, and returns what the step before it finished."""
-        plan = self.scheduler.schedule()
+        if self.scheduler.config.overlap_prefill:
+            return self._step_beside()
+        plan = self.scheduler.schedule_prompts() or self.scheduler.schedule_rows()
         if plan is None:
-            return self._accept_all_but(0)
+            return self._accept(self._in_flight)
+        return self._launch(plan, self._in_flight) + self._accept(self._in_flight, self._ahead)
+
+    def _step_beside(self) -> list[Sample]:
+        """`step` where prompts have a lane of their own."""
+        samples = self._accept(self._prompts) if self._prompts and self._prompts[0].is_done else []
+        rows = self.scheduler.schedule_rows()
+        if rows is not None:
+            samples += self._launch(rows, self._in_flight)
+        samples += self._launch_prompts()  # takes the host longer: the rows' step is on its way
+        if rows is not None:
+            return samples + self._accept(self._in_flight, self._ahead)
+        return samples + self._accept(self._in_flight or self._prompts)
+
+    def _launch_prompts(self) -> list[Sample]:
+        """One step of them at a time: the driver takes no more launches than some two have, and makes the host wait."""
+        plan = None if self._prompts else self.scheduler.schedule_prompts()
+        if plan is None:
+            return []
+        failed = self._launch(plan, self._prompts)
+        return failed if self.async_batching else failed + self._accept(self._prompts)
+
+    @property
+    def _ahead(self) -> int:
+        """Steps that stay in flight while the next is planned."""
+        return 1 if self.async_batching else 0
+
+    def _launch(self, plan: StepPlan, queue: deque[Launched]) -> list[Sample]:
+        """Launches a step; returns what ends when that fails."""
         try:
-            self._in_flight.append(self.runner.launch(plan, self.scheduler.slots))
+            queue.append(self.runner.launch(plan, self.scheduler.slots))
         except torch.OutOfMemoryError:
-            return self._accept_all_but(0) + self._shrink([plan])
-        self.runner.prepare(self._in_flight[-1], self.scheduler.num_expected)
-        return self._accept_all_but(1 if self.async_batching else 0)
+            return self._accept(self._in_flight) + self._accept(self._prompts) + self._shrink([plan])
+        self.runner.prepare(queue[-1], self.scheduler.num_expected)
+        return []
 
     def stats(self) -> EngineStats:
         """A snapshot; the object is kept up to date by later calls."""
@@ -123,6 +155,7 @@ class EngineCore:
     def check_drained(self) -> None:
         """Asserts that every block and slot is back once there is no work; cheap enough to stay on."""
         assert not self._in_flight
+        assert not self._prompts
         self.scheduler.roster.check_drained()
 
     def _salt(self, request: EngineRequest) -> bytes | None:
@@ -133,16 +166,17 @@ class EngineCore:
             return b""
         return request.request_id.to_bytes(8, "little") if len(request.seeds) > 1 else None
 
-    def _accept_all_but(self, ahead: int) -> list[Sample]:
-        """Reads the results of the oldest steps until ``ahead`` are left in flight."""
+    def _accept(self, queue: deque[Launched], ahead: int = 0) -> list[Sample]:
+        """Reads the results of the oldest steps of a queue until ``ahead`` of them are left in flight."""
         samples: list[Sample] = []
-        while len(self._in_flight) > ahead:
-            launched = self._in_flight.popleft()
+        while len(queue) > ahead:
+            launched = queue.popleft()
             try:
                 results = self.runner.results(launched)
             except torch.OutOfMemoryError:
-                failed = [launched.plan, *(later.plan for later in self._in_flight)]
+                failed = [launched.plan, *(later.plan for later in (*self._in_flight, *self._prompts))]
                 self._in_flight.clear()
+                self._prompts.clear()
                 return samples + self._shrink(failed)
             samples += self.scheduler.accept(launched.plan, results)
         return samples

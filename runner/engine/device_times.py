@@ -10,29 +10,40 @@ from runner.engine.device import Event
 
 @dataclass(slots=True)
 class DeviceTimes:
-    """Seconds since the start, by kind of step."""
+    """Seconds since the start, by kind of step. Each second counts once, also where two steps share it."""
 
     prefill: float = 0.0
     decode: float = 0.0
     idle: float = 0.0
     _token: float = inf  # of a prompt, in the fastest step
-    _last: Event | None = None
+    _shared: float = 0.0  # of rows beside prompts that are still in flight
+    _last: Event | None = None  # when the device had done all that is counted
 
-    def add(self, begin: Event, end: Event, num_prefill_tokens: int, num_decode: int) -> None:
-        """Counts a step whose results are in; steps come in their order.
+    def add_rows(self, begin: Event, end: Event, beside: bool) -> None:
+        """Counts a step of rows whose results are in; ``beside``: there are prompts in flight."""
+        gap, seconds = self._advance(begin, end)
+        if beside:
+            self._shared += gap + seconds
+        else:
+            self.decode += seconds
+            self.idle += gap
 
-        Of a step with both, prompts get what they take alone and rows the rest.
+    def add_prompts(self, begin: Event, end: Event, num_tokens: int) -> None:
+        """Counts a step of prompts whose results are in.
+
+        Of what they shared with rows, prompts get what they take alone and rows the rest.
         """
-        seconds = prefill = end.seconds_since(begin)
-        if num_prefill_tokens:
-            self._token = min(self._token, seconds / num_prefill_tokens)
-        if num_decode:
-            prefill = min(seconds, self.expected(num_prefill_tokens))
+        alone = not self._shared and (self._last is None or begin.seconds_since(self._last) >= 0)
+        gap, seconds = self._advance(begin, end)
+        self.idle += gap
+        if alone:
+            self._token = min(self._token, seconds / num_tokens)
+            self.prefill += seconds
+            return
+        total, self._shared = self._shared + seconds, 0.0
+        prefill = min(total, self.expected(num_tokens))
         self.prefill += prefill
-        self.decode += seconds - prefill
-        if self._last is not None:
-            self.idle += begin.seconds_since(self._last)
-        self._last = end
+        self.decode += total - prefill
 
     def expected(self, num_prefill_tokens: int) -> float:
         """Of a prefill step at least, by the fastest before it; 0 without any."""
@@ -41,3 +52,14 @@ class DeviceTimes:
     def pause(self) -> None:
         """There was no work until now: that is not the device idling between steps."""
         self._last = None
+
+    def _advance(self, begin: Event, end: Event) -> tuple[float, float]:
+        """(seconds without work before a step, seconds of it that are not counted yet)."""
+        last, self._last = self._last, end
+        if last is None:
+            return 0.0, end.seconds_since(begin)
+        if end.seconds_since(last) <= 0:
+            self._last = last
+            return 0.0, 0.0
+        gap = begin.seconds_since(last)
+        return max(gap, 0.0), end.seconds_since(begin) + min(gap, 0.0)

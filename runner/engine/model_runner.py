@@ -1,8 +1,11 @@
-"""Runs steps on the device: packet in, forward, sample, results out. Knows no sequences, only slots."""
+"""Runs steps on the device: packet in, forward, sample, results out. Knows no sequences, only slots.
+
+Prompts may have a lane of their own: a step of many rows reads their cache and a prompt computes, so that beside one
+another both take less than in turns (NanoFlow, arXiv 2408.12757, does so within a step).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
@@ -13,31 +16,17 @@ from runner.engine.admission import EditLoad, edits_of
 from runner.engine.attention.base import AttentionBackend
 from runner.engine.attention.metadata import AttentionBatch
 from runner.engine.batch import BatchBuilder, Packet, Section, packet_capacity
-from runner.engine.device import Buffer, Device, Event
+from runner.engine.device import Device
 from runner.engine.device_slots import DeviceSlots
 from runner.engine.device_times import DeviceTimes
 from runner.engine.graphs import DecodeGraphs, Kind
+from runner.engine.lane import Lane, Launched
 from runner.engine.layers import StepContext
 from runner.engine.plan import StepPlan
 from runner.engine.results import ResultLayout, StepResults, most_words, step_width
 from runner.engine.sampler import LogprobsBuffer, SamplingState, Variant, load_sampler
 from runner.engine.scheduler import SchedulerConfig
 from runner.engine.slots import SlotTable
-
-_NUM_BUFFERS = 2  # one pair is filled and read by the host while the device works on the other
-
-
-@dataclass(slots=True)
-class Launched:
-    """A step on its way: its results are in ``buffer`` once ``event`` has passed."""
-
-    plan: StepPlan
-    variant: Variant
-    layout: ResultLayout
-    buffer: Buffer
-    event: Event
-    begin: Event  # of the step on the compute stream
-    end: Event
 
 
 class ModelRunner:
@@ -67,11 +56,13 @@ class ModelRunner:
         self._sampler = load_sampler(device.torch_device)
         self.builder = BatchBuilder(config, eos_ids)
         capacity, results = packet_capacity(config), most_words(config.max_num_seqs)
-        self._host_in = [device.host_buffer(f"host_in{i}", capacity) for i in range(_NUM_BUFFERS)]
-        self._device_in = [device.device_buffer(f"device_in{i}", capacity) for i in range(_NUM_BUFFERS)]
-        self._device_out = [device.device_buffer(f"device_out{i}", results) for i in range(_NUM_BUFFERS)]
-        self._host_out = [device.host_buffer(f"host_out{i}", results) for i in range(_NUM_BUFFERS)]
-        self._parity = 0
+        streams = device.h2d, device.compute, device.d2h
+        self._rows = self._prompts = Lane(device, "", streams, capacity, results)
+        if config.overlap_prefill:
+            streams = device.prompts, device.prompts, device.prompts
+            self._prompts = Lane(device, "prompts_", streams, capacity, results)
+        self._prompts_in_flight = 0
+        self._has_loaded_edits = False
         self._shares_reads = False  # did the decode steps of late
         self.times = DeviceTimes()
         self._graphs = DecodeGraphs(self._decode, self._warm_up, graph_sizes) if graph_sizes else None
@@ -82,29 +73,27 @@ class ModelRunner:
         return next(self._model.parameters()).dtype
 
     def launch(self, plan: StepPlan, table: SlotTable) -> Launched:
-        """Queues one step on the three streams and returns at once."""
-        i = self._parity = (self._parity + 1) % _NUM_BUFFERS
-        device, host_in, device_in = self._device, self._host_in[i], self._device_in[i]
-        device_out, host_out = self._device_out[i], self._host_out[i]
-        packet = self.builder.build(plan, table.block_table, table.length, host_in.host_write())
-        if packet.size:
-            size = packet.size
-            device.h2d.enqueue(_copy(host_in, device_in, size), reads=[host_in], writes=[device_in])
-            device.compute.wait(device.h2d.record())
+        """Queues one step and returns at once."""
+        lane = self._prompts if plan.chunks else self._rows
+        packet = lane.packet(lambda out: self.builder.build(plan, table.block_table, table.length, out))
         layout = ResultLayout(len(plan.sampled), step_width(table.logprob_words[plan.sampled]))
         kind = Kind(variant(plan, table), plan.shares_reads)
+        step = _Step(packet, len(plan.decode), layout, kind, edits_of(plan.admitted))
+        if self._config.overlap_prefill:
+            self._order(plan, step)
         if len(plan.decode):
             self._shares_reads = plan.shares_reads
-        step = _Step(packet, len(plan.decode), layout, kind, edits_of(plan.admitted))
-        reads = [device_in] if packet.size else []
-        begin = device.compute.record()
-        device.compute.enqueue(
-            lambda: self._run(step, device_in.tensor, device_out.tensor), reads=reads, writes=[device_out]
-        )
-        end = device.compute.record()
-        device.d2h.wait(end)
-        device.d2h.enqueue(_copy(device_out, host_out, layout.size), reads=[device_out], writes=[host_out])
-        return Launched(plan, kind.variant, layout, host_out, device.d2h.record(), begin, end)
+        return lane.launch(plan, kind.variant, packet, layout, lambda data, out: self._run(step, data, out))
+
+    def _order(self, plan: StepPlan, step: _Step) -> None:
+        """What one lane must not do before the other has: blocks go from rows that end to prompts, not back."""
+        if plan.chunks:
+            self._prompts_in_flight += 1
+            self._prompts.after(self._rows)
+            self._has_loaded_edits |= any(load is not None for _, load in step.edits)
+        elif plan.after_prompts or self._has_loaded_edits:  # loading edits may move those of all rows
+            self._rows.after(self._prompts)
+            self._has_loaded_edits = False
 
     def prepare(self, launched: Launched, num_rows: int) -> None:
         """While the device works on a long prefill step: gets graphs ready for up to ``num_rows`` decode rows.
@@ -118,14 +107,18 @@ class ModelRunner:
 
     def results(self, launched: Launched) -> StepResults:
         """Waits for a step."""
-        launched.event.synchronize()
-        plan = launched.plan
-        self.times.add(launched.begin, launched.end, plan.num_prefill_tokens, len(plan.decode))
-        return launched.layout.read(launched.buffer.host_read())
+        results = launched.read()
+        if launched.plan.chunks:
+            self._prompts_in_flight -= 1
+            self.times.add_prompts(launched.begin, launched.end, launched.plan.num_prefill_tokens)
+        else:
+            self.times.add_rows(launched.begin, launched.end, beside=self._prompts_in_flight > 0)
+        return results
 
     def recover(self) -> None:
         """After a step failed: drops what is queued, and what the device was believed to hold of it."""
         self._device.discard()
+        self._prompts_in_flight = 0
         self.builder.forget_rows()
 
     @torch.inference_mode()
@@ -177,17 +170,31 @@ class ModelRunner:
         return token_ids, batch, positions
 
     def _prefill(self, step: _Step, data: Tensor, logprobs: LogprobsBuffer | None) -> tuple[Tensor, Tensor]:
-        """A step with prompt chunks, behind decode rows if there are any."""
+        """Computes prompt chunks; one token for each that is its prompt's last."""
         packet = step.packet
-        token_ids, batch, positions = self._decode_batch(step.num_decode)
-        token_ids = torch.cat([token_ids, _take(data, packet.token_ids)])
-        positions = torch.cat([positions, _take(data, packet.positions)])
-        self._add_chunks(batch, packet, data)
+        batch = self._chunk_batch(packet, data)
+        token_ids, positions = _take(data, packet.token_ids), _take(data, packet.positions)
         logits = self._forward(token_ids, positions, batch, _take(data, packet.sampled))
         if not step.layout.num_rows:
             return logits.new_empty(0), logits.new_empty(0)
         slots, sample_positions = _take(data, packet.sampled_slots), _take(data, packet.sample_positions)
         return self._sample(logits, slots, sample_positions, step.kind.variant, logprobs)
+
+    def _chunk_batch(self, packet: Packet, data: Tensor) -> AttentionBatch:
+        slots, lens = _take(data, packet.chunk_slots), _take(data, packet.chunk_lens)
+        self.slots.length[slots.long()] = lens
+        return AttentionBatch(
+            slot_mapping=_take(data, packet.slot_mapping).long(),
+            block_table=self.slots.block_table,
+            block_size=self._config.block_size,
+            num_prefill=packet.chunk_slots.count,
+            prefill_rows=slots,
+            cu_seqlens_q=_take(data, packet.cu_seqlens),
+            seq_lens=lens,
+            max_seqlen_q=packet.longest_chunk,
+            max_seqlen_k=packet.longest_context,
+            fresh=packet.fresh,
+        )
 
     def _sample(
         self, logits: Tensor, slots: Tensor, positions: Tensor, variant: Variant, logprobs: LogprobsBuffer | None
@@ -218,22 +225,14 @@ class ModelRunner:
             self.slots.set_prefix(blocks, sharing, self._config.block_size)
         if packet.admitted_slots.count:
             self._sampling.admit(_take(data, packet.admitted_slots), _take(data, packet.admitted_rows))
-            self.slots.prefix.sharing[_take(data, packet.admitted_slots).long()] = _take(data, packet.admitted_sharing)
+        if packet.joining.count:
+            self.slots.prefix.sharing[_take(data, packet.joining).long()] = _take(data, packet.joining_sharing)
         for slot, load in step.edits:
             self._sampling.retire(slot)
             if load is not None:
                 load(self._sampling)
         if packet.rows.count:
             self.slots.set_rows(_take(data, packet.rows))
-
-    def _add_chunks(self, batch: AttentionBatch, packet: Packet, data: Tensor) -> None:
-        slots, lens = _take(data, packet.chunk_slots), _take(data, packet.chunk_lens)
-        self.slots.length[slots.long()] = lens
-        cu_seqlens = _take(data, packet.cu_seqlens)
-        batch.slot_mapping = torch.cat([batch.slot_mapping, _take(data, packet.slot_mapping).long()])
-        batch.num_prefill = packet.chunk_slots.count
-        batch.prefill_rows, batch.seq_lens, batch.cu_seqlens_q = slots, lens, cu_seqlens
-        batch.max_seqlen_q, batch.max_seqlen_k, batch.fresh = packet.longest_chunk, packet.longest_context, packet.fresh
 
     def _forward(self, token_ids: Tensor, positions: Tensor, batch: AttentionBatch, keep: Tensor | None) -> Tensor:
         """The model's logits [kept, V] at the packed tokens ``keep``, or at all of them."""
@@ -275,10 +274,3 @@ def _logprobs_buffer(layout: ResultLayout, num_rows: int, device: torch.device) 
 def _take(data: Tensor, section: Section) -> Tensor:
     part = data[section.start : section.stop]
     return part if section.width == 1 else part.view(section.count, section.width)
-
-
-def _copy(source: Buffer, target: Buffer, size: int) -> Callable[[], None]:
-    def copy() -> None:
-        target.tensor[:size].copy_(source.tensor[:size], non_blocking=True)
-
-    return copy

@@ -1,4 +1,4 @@
-"""What one step does, as the scheduler decides it and the batch carries it to the device."""
+"""What one step does, as the scheduler decides it and the batch carries it to the device: prompts, or rows."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ class Chunk:
 
 @dataclass(slots=True)
 class StepPlan:
-    """One step: rows that decode one token each, and prompt chunks.
+    """One step: rows that decode one token each, or prompt chunks, whose tokens are packed one after another."""
 
-    The packed tokens of a step are the decode rows' in the order of ``decode``, then the chunks' one after another.
-    """
-
-    decode: np.ndarray  # [R] int32 slots
+    decode: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # [R] int32 slots
     chunks: list[Chunk] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)  # their sampling state goes to the device first
     block_updates: list[np.ndarray] = field(default_factory=list)  # each [k, 3] int32: slot, index, block
-    admitted_sharing: list[int] = field(default_factory=list)  # tokens of the shared beginning, of each admitted
+    joining: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # slots that decode for the first time
+    joining_sharing: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # their shared tokens, each
     prefix: PrefixUpdate | None = None  # another shared beginning from this step on
     shares_reads: bool = False  # the decode rows read it once
+    after_prompts: bool = False  # may write where prompts in flight still do: not before they have passed
 
     sampled: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
-    """Slots that get a token, in the order of the results: the decode rows, then the final chunks. Set by `seal`."""
+    """Slots that get a token, in the order of the results: the decode rows, or the final chunks. Set by `seal`."""
 
     def seal(self) -> None:
+        assert not (self.chunks and len(self.decode)), "a step has prompts or rows"
         finals = [chunk.slot for chunk in self.chunks if chunk.final]
-        self.sampled = np.concatenate([self.decode, np.array(finals, np.int32)]) if finals else self.decode
+        self.sampled = np.array(finals, np.int32) if self.chunks else self.decode
 
     @property
     def is_empty(self) -> bool:

@@ -26,6 +26,7 @@ class Roster:
         self.slots = SlotTable(num_slots, max_blocks)
         self.waiting: deque[Sequence] = deque()
         self.prefilling: list[Sequence] = []  # admitted, prompt not yet scheduled to its end
+        self.freed_early = False  # blocks came back that a prompt in flight may still write to
         self.running = np.empty(0, np.int32)  # slots that decode, oldest first
         self.mean_answer: float | None = None  # tokens of the latest answers that ended by themselves or their limit
 
@@ -46,10 +47,10 @@ class Roster:
         self.prefilling.append(sequence)
         return slot
 
-    def start_running(self, sequence: Sequence) -> None:
-        """Its whole prompt is scheduled: from the next step on it decodes."""
-        self.prefilling.remove(sequence)
-        self.running = np.append(self.running, np.int32(sequence.slot))
+    def start_running(self, slots: np.ndarray) -> None:
+        """From the next step on they decode, but for those that have left in the meantime."""
+        stayed = ~self.slots.gone[slots] & (self.slots.num_blocks[slots] > 0)
+        self.running = np.concatenate([self.running, slots[stayed]])
 
     # --- out ---
 
@@ -154,7 +155,8 @@ class Roster:
         self.mean_answer = before + (num_tokens - before) / _LATEST_ANSWERS
 
     def _give_blocks_back(self, slot: int) -> None:
-        """At once: steps already launched run before any that use the blocks again."""
+        """At once: steps already launched run before any that use the blocks again, or `freed_early` says so."""
+        self.freed_early |= slot not in self.running
         self.blocks.free(self.slots.take_blocks(slot))
 
     def _requeue(self, slot: int) -> None:

@@ -32,7 +32,7 @@ class SchedulerConfig:
     max_model_len: int
     block_size: int
     num_blocks: int
-    mixed_prefill: bool = False
+    overlap_prefill: bool = False
     share_reads: bool = False
     deterministic: bool = False
     eos_ids: tuple[int, ...] = ()
@@ -96,29 +96,39 @@ class Scheduler:
         """Most rows that decode at once, as far as is known now."""
         return min(self.max_running, self.roster.num_occupied + len(self.roster.waiting))
 
-    def schedule(self) -> StepPlan | None:
-        """The next step, or None when nothing can be launched before more results are in."""
-        plan = StepPlan(np.empty(0, np.int32))
-        decodable = self._decodable()
-        mixed, room = self.config.mixed_prefill, self.config.max_num_batched_tokens
-        if mixed:
-            room -= min(len(decodable), room)
-        prefill = self._wants_prefill(len(decodable), room)
-        if mixed or not prefill:
-            self._plan_decode(plan, decodable)
-        if prefill:
-            self._plan_chunks(plan, room)
-            if plan.is_empty:  # nobody could be admitted after all
-                self._plan_decode(plan, self._decodable())
+    def schedule_prompts(self) -> StepPlan | None:
+        """The next step of prompts, or None when there are none to compute now."""
+        plan = StepPlan()
+        if self._wants_prefill(len(self._decodable())):
+            self._plan_chunks(plan, self.config.max_num_batched_tokens)
+        return self._launched(plan)
+
+    def schedule_rows(self) -> StepPlan | None:
+        """The next step of rows that decode, or None when no row can before more results are in."""
+        plan = StepPlan()
+        self._plan_decode(plan, self._decodable())
+        return self._launched(plan)
+
+    def _launched(self, plan: StepPlan) -> StepPlan | None:
         if plan.is_empty:
             return None
         plan.seal()
         self.slots.in_flight[plan.sampled] += 1
         self.stats.steps += 1
+        if plan.chunks and not self.config.overlap_prefill:
+            self._start_running(plan)
         return plan
+
+    def _start_running(self, plan: StepPlan) -> None:
+        """After prompts are launched or, where rows do not wait for them, once they are computed."""
+        self.roster.start_running(plan.sampled)
+        if self._shared_reads is not None:
+            self._shared_reads.starts(plan.sampled)
 
     def accept(self, plan: StepPlan, results: StepResults) -> list[Sample]:
         """Takes the results of a step and returns the samples that ended."""
+        if plan.chunks and self.config.overlap_prefill:
+            self._start_running(plan)
         self.stats.completion_tokens += int((~self.slots.gone[plan.sampled]).sum())
         return self.roster.accept(plan, results)
 
@@ -153,7 +163,10 @@ class Scheduler:
         table.length[rows] += 1
         self.stats.kv_tokens_read += int(table.length[rows].sum())
         plan.decode = rows
-        if self._shared_reads is not None and len(rows):
+        if not len(rows):
+            return
+        plan.after_prompts, self.roster.freed_early = self.roster.freed_early, False
+        if self._shared_reads is not None:
             self._share_reads(plan, self._shared_reads)
 
     def fail(self, plans: Iterable[StepPlan]) -> None:
@@ -165,6 +178,7 @@ class Scheduler:
 
     def _share_reads(self, plan: StepPlan, shared: SharedReads) -> None:
         plan.prefix = shared.look(plan.decode)
+        plan.joining, plan.joining_sharing = shared.join()
         plan.shares_reads = shared.is_worth_it(plan.decode)
         if plan.shares_reads:
             self.stats.kv_tokens_shared += (shared.num_sharing(plan.decode) - 1) * shared.num_tokens
@@ -177,16 +191,16 @@ class Scheduler:
 
     # --- prefill ---
 
-    def _wants_prefill(self, num_decodable: int, room: int) -> bool:
+    def _wants_prefill(self, num_decodable: int) -> bool:
         if self.roster.prefilling:
             return True
         if not self.roster.waiting or self._num_admissible == 0:
             return False
-        if num_decodable == 0 or self.config.mixed_prefill:
+        if num_decodable == 0:
             return True
         # Hysteresis: a prefill step interrupts all running rows, so it waits until it is worth one. Waiting for many
         # blocks leaves them unused, which costs as much in the end: for a small part of the cache at most.
-        room = min(room, self.blocks.num_blocks * self.config.block_size // 32)
+        room = min(self.config.max_num_batched_tokens, self.blocks.num_blocks * self.config.block_size // 32)
         count, tokens = self._admissible(room)
         return tokens >= room or count >= min(len(self.roster.waiting), max(1, self.max_running // 8))
 
@@ -236,7 +250,7 @@ class Scheduler:
         self.stats.prompt_tokens += chunk.count
         plan.chunks.append(chunk)
         if chunk.final:
-            self.roster.start_running(sequence)
+            self.roster.prefilling.remove(sequence)
 
     def _admit(self, plan: StepPlan) -> bool:
         """Moves the first waiting sequence into a slot with blocks for its prompt, if there is room."""
@@ -251,12 +265,11 @@ class Scheduler:
             return False
         if not self._has_room(missing + self.blocks.num_idle(hits)):
             return False
-        slot = self.roster.seat(sequence, hits, missing)
+        self.roster.seat(sequence, hits, missing)
         sequence.num_scheduled = len(hits) * size
         self.stats.cached_tokens += sequence.num_scheduled
         plan.admitted.append(sequence)
-        plan.admitted_sharing.append(0 if self._shared_reads is None else self._shared_reads.admit(slot))
-        plan.block_updates.append(self._table_rows(slot))
+        plan.block_updates.append(self._table_rows(sequence.slot))
         return True
 
     def _has_room(self, num_blocks: int) -> bool:
@@ -275,13 +288,14 @@ class Scheduler:
         return max(min(self.roster.num_occupied, self.blocks.num_blocks // 50), self._expected_growth())
 
     def _expected_growth(self) -> int:
-        """Blocks to leave for what the running rows are expected to add.
+        """Blocks to leave for what the rows that have a place are expected to add.
 
         A quarter of it: others end in the meantime, and an empty place costs more than a preemption now and then.
         """
-        mean, rows, table = self.roster.mean_answer, self.roster.running, self.slots
+        mean, table = self.roster.mean_answer, self.slots
         if mean is None or self.config.deterministic:  # deterministic: each has all its blocks from the start
             return 0
+        rows = np.flatnonzero(table.num_blocks)
         left = np.maximum(mean - table.num_outputs[rows], self.config.block_size)
         return int(np.minimum(left, table.limit[rows] - table.length[rows]).sum()) // (4 * self.config.block_size)
 

@@ -1,7 +1,7 @@
 """Which beginning of the cache decode steps read once for many rows, instead of once a row.
 
 Rows behind one long prompt have its blocks in common (`block_manager` sees to that). The beginning that saves most is
-looked for now and then; who has it is known when a row is admitted.
+looked for now and then; who has it is known when a row starts to decode.
 """
 
 from __future__ import annotations
@@ -37,16 +37,22 @@ class SharedReads:
         self._unit = math.lcm(PREFIX_TOKENS, block_size) // block_size  # blocks
         self._blocks = np.empty(0, np.int32)
         self._sharing = np.zeros(slots.num_slots, np.int32)
+        self._starting = np.empty(0, np.int32)  # slots that decode for the first time in the next step of rows
         self._age = 0
 
     @property
     def num_tokens(self) -> int:
         return len(self._blocks) * self._block_size
 
-    def admit(self, slot: int) -> int:
-        """How many tokens of the beginning a slot has whose blocks have just been assigned: all or none."""
-        self._sharing[slot] = self._has(np.array([slot]))[0] * self.num_tokens
-        return int(self._sharing[slot])
+    def starts(self, slots: np.ndarray) -> None:
+        """They decode from the next step of rows on."""
+        self._starting = np.union1d(self._starting, slots)
+
+    def join(self) -> tuple[np.ndarray, np.ndarray]:
+        """(slots, tokens of the beginning that each has) of those that start, int32 both: all tokens or none."""
+        slots, self._starting = self._starting, self._starting[:0]
+        self._sharing[slots] = self._has(slots) * self.num_tokens
+        return slots, self._sharing[slots]
 
     def num_sharing(self, rows: np.ndarray) -> int:
         return int((self._sharing[rows] > 0).sum())

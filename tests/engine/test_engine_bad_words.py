@@ -72,7 +72,7 @@ def test_drawn_answers_never_hold_a_bad_word(data: st.DataObject) -> None:
         num_kv_blocks=blocks,
         max_model_len=100,
         async_batching=data.draw(st.booleans()),
-        mixed_prefill=data.draw(st.booleans()),
+        overlap_prefill=data.draw(st.booleans()),
         max_num_seqs=data.draw(st.integers(1, 6)),
     )
     prompts = prompts_of(data.draw(st.integers(0, 3)), 5, longest=12)

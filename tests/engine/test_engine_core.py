@@ -16,7 +16,8 @@ from runner.types import EngineRequest, FinishReason, Sample, SamplingParams
 
 
 def make_core(config: SchedulerConfig, stop_below: int = 0, **kwargs: bool) -> EngineCore:
-    return EngineCore(Scheduler(config), StubRunner(config.block_size, stop_below), **kwargs)
+    runner = StubRunner(config.block_size, stop_below, late_prompts=config.overlap_prefill)
+    return EngineCore(Scheduler(config), runner, **kwargs)
 
 
 def request(request_id: int, prompt: list[int], n: int = 1, **sampling: object) -> EngineRequest:
@@ -45,8 +46,7 @@ def scenarios(draw: st.DrawFn) -> tuple[SchedulerConfig, list[tuple[int, list[in
         max_model_len=max_model_len,
         block_size=block_size,
         num_blocks=draw(st.integers(fewest, 4 * fewest)),
-        mixed_prefill=draw(st.booleans()),
-        deterministic=draw(st.booleans()),
+        **draw(st.sampled_from([{}, {"overlap_prefill": True}, {"deterministic": True}])),
     )
     head = draw(st.lists(st.integers(0, 3), max_size=20))
     requests = draw(

@@ -46,9 +46,9 @@ def generated() -> list[list[int]]:
     "settings",
     [
         {"max_num_seqs": 40},
-        {"max_num_seqs": 7, "block_size": 32, "mixed_prefill": True, "async_batching": False},
+        {"max_num_seqs": 7, "block_size": 32, "overlap_prefill": True},
     ],
-    ids=["all at once", "in mixed steps"],
+    ids=["all at once", "a few at a time, prompts beside rows"],
 )
 def test_forty_prompts_equal_generate(settings: dict) -> None:
     files = resolve_model(MODEL)

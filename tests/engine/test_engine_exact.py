@@ -101,7 +101,7 @@ def test_any_batching_equals_generate(data: st.DataObject) -> None:
         block_size=block_size,
         num_kv_blocks=data.draw(st.integers(fewest, 3 * fewest)),
         async_batching=data.draw(st.booleans()),
-        mixed_prefill=data.draw(st.booleans()),
+        overlap_prefill=data.draw(st.booleans()),
         enable_prefix_caching=data.draw(st.booleans()),
         deterministic=data.draw(st.booleans()),
     )
@@ -167,7 +167,7 @@ def step_sizes(**engine: object) -> tuple[set[int], set[int]]:
 
 def test_deterministic_steps_have_one_size_and_one_prompt() -> None:
     assert step_sizes(deterministic=True) == ({6}, set())
-    assert step_sizes(deterministic=True, async_batching=False, mixed_prefill=True) == ({6}, set())
+    assert step_sizes(deterministic=True, async_batching=False, overlap_prefill=True) == ({6}, set())
     decode, several = step_sizes()
     assert len(decode) > 1
     assert several
@@ -197,8 +197,8 @@ def test_the_gpu_gives_what_generate_gives_on_a_cpu(family: str) -> None:
 def test_the_gpu_preempts_hits_prefixes_and_cuts_prompts_without_a_trace() -> None:
     prompts = prompts_of(1, 10)
     prompts = [prompts[0][:40] + p for p in prompts]
-    for mixed_prefill in (True, False):
-        core = make_cuda_core("llama", mixed_prefill=mixed_prefill, num_kv_blocks=12, max_num_batched_tokens=33)
+    for overlap_prefill in (True, False):
+        core = make_cuda_core("llama", overlap_prefill=overlap_prefill, num_kv_blocks=12, max_num_batched_tokens=33)
         core.add(requests_for(prompts))
         answers = finish(core)
         assert core.stats().preemptions

@@ -107,7 +107,7 @@ MODES: dict[str, dict[str, Any]] = {
     "sync": {"async_batching": False},
     "preempted": {"block_size": 4, "num_kv_blocks": 26, "max_model_len": 100},
     "preempted, sync": {"block_size": 4, "num_kv_blocks": 26, "max_model_len": 100, "async_batching": False},
-    "chunks and rows in one step": {"mixed_prefill": True, "max_num_batched_tokens": 17},
+    "prompts beside rows": {"overlap_prefill": True, "max_num_batched_tokens": 17},
     "deterministic": {"deterministic": True},
 }
 

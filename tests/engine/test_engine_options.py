@@ -19,7 +19,7 @@ MODES: dict[str, dict[str, Any]] = {
     "async": {},
     "sync": {"async_batching": False},
     "preempted": {"block_size": 4, "num_kv_blocks": 26, "max_model_len": 100},
-    "chunks and rows in one step": {"mixed_prefill": True, "max_num_batched_tokens": 17},
+    "prompts beside rows": {"overlap_prefill": True, "max_num_batched_tokens": 17},
 }
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from test_engine_exact import make_core, prompts_of, requests_for
 
-from runner.engine import model_runner
+from runner.engine import lane
 from runner.engine.core import EngineCore
 from runner.engine.device import RaceError
 from runner.engine.device.cpu import CpuEvent, CpuStream
-from runner.engine.model_runner import Launched
+from runner.engine.lane import Launched
 
 
 def run(core: EngineCore) -> None:
@@ -23,7 +23,7 @@ def run(core: EngineCore) -> None:
 
 def one_buffer(core: EngineCore, patch: pytest.MonkeyPatch) -> None:
     """Step N + 1 is written where the copy of step N may still read."""
-    patch.setattr(model_runner, "_NUM_BUFFERS", 1)
+    patch.setattr(lane, "NUM_BUFFERS", 1)
 
 
 def no_wait_for_results(core: EngineCore, patch: pytest.MonkeyPatch) -> None:
@@ -54,8 +54,8 @@ def streams_do_not_wait(name: str) -> Any:
 
 def three_in_flight(core: EngineCore, patch: pytest.MonkeyPatch) -> None:
     """Two buffers serve one step ahead, not two."""
-    accept = core._accept_all_but
-    patch.setattr(core, "_accept_all_but", lambda ahead: accept(2 * ahead))
+    accept = core._accept
+    patch.setattr(core, "_accept", lambda queue, ahead=0: accept(queue, 2 * ahead))
 
 
 def late_packet(core: EngineCore, patch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def late_packet(core: EngineCore, patch: pytest.MonkeyPatch) -> None:
 
     def again(*args: Any) -> Launched:
         launched = launch(*args)
-        runner._host_in[runner._parity].host_write()
+        runner._rows._host_in[runner._rows._parity].host_write()
         return launched
 
     patch.setattr(runner, "launch", again)

@@ -42,8 +42,7 @@ class Mirror(StubRunner):
     def launch(self, plan: StepPlan, table: SlotTable) -> StubLaunched:
         if plan.prefix is not None:
             self.blocks, self.sharing = plan.prefix.blocks, plan.prefix.sharing.copy()
-        for sequence, tokens in zip(plan.admitted, plan.admitted_sharing, strict=True):
-            self.sharing[sequence.slot] = tokens
+        self.sharing[plan.joining] = plan.joining_sharing
         if plan.shares_reads:
             self.shared_steps += 1
             num_sharing = int((self.sharing[plan.decode] > 0).sum())

@@ -8,8 +8,8 @@ import pytest
 from test_engine_exact import MAX_TOKENS, expected_answer, finish, make_core, prompts_of, requests_for
 
 from runner.engine.graphs import Kind
+from runner.engine.lane import Launched
 from runner.engine.memory import FIRST_TOKENS
-from runner.engine.model_runner import Launched
 from runner.engine.plan import StepPlan
 from runner.engine.sampler import Variant
 from runner.engine.slots import SlotTable

@@ -110,10 +110,6 @@ class AttentionBackend(ABC):
         """
         if batch.num_prefill == 0:
             return self.append_and_decode(query, key, value, cache, batch, spec, sinks)
+        assert batch.num_decode == 0, "a step has prompts or rows"
         self.write(key, value, cache, batch)
-        split = batch.num_decode
-        if split == 0:
-            return self.prefill(query, key, value, cache, batch, spec, sinks)
-        decoded = self.decode(query[:split], cache, batch, spec, sinks)
-        prefilled = self.prefill(query[split:], key[split:], value[split:], cache, batch, spec, sinks)
-        return torch.cat((decoded, prefilled))
+        return self.prefill(query, key, value, cache, batch, spec, sinks)

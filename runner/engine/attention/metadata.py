@@ -56,7 +56,7 @@ class SharedPrefix:
 
 @dataclass(slots=True)
 class AttentionBatch:
-    """One step. Its packed tokens are [decode rows ..., prefill tokens ...]; either part may be empty.
+    """One step: decode rows or prefill tokens.
 
     Tensors may be static buffers of a CUDA graph; the numbers are those the graph was captured with. A padding
     row of a graph batch points at a dummy slot, has length 1 and writes into a block that nobody reads.

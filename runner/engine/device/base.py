@@ -39,6 +39,10 @@ class Event(ABC):
         """Blocks the host until the stream has passed this point."""
 
     @abstractmethod
+    def has_passed(self) -> bool:
+        """Whether the host need not wait."""
+
+    @abstractmethod
     def seconds_since(self, earlier: Event) -> float:
         """Device time between two points that the host knows to be passed."""
 
@@ -70,6 +74,7 @@ class Device(ABC):
     h2d: Stream
     compute: Stream
     d2h: Stream
+    prompts: Stream  # a second queue of computations; what it computes leaves room for those of `compute`
 
     @abstractmethod
     def host_buffer(self, name: str, size: int) -> Buffer:

@@ -9,7 +9,8 @@ from typing import Any
 from runner.engine.build import build_core, choose_device
 from runner.engine.core import EngineCore
 from runner.engine.device import Buffer, Device, Event, Stream
-from runner.engine.model_runner import Launched, ModelRunner
+from runner.engine.lane import Launched
+from runner.engine.model_runner import ModelRunner
 from runner.engine.plan import StepPlan
 from runner.engine.profiling.recorder import Recorder, Step
 from runner.engine.settings import EngineSettings
@@ -51,6 +52,7 @@ class WatchedDevice(Device):
         self.h2d = WatchedStream(device.h2d, self.recorder)
         self.compute = WatchedStream(device.compute, self.recorder)
         self.d2h = WatchedStream(device.d2h, self.recorder)
+        self.prompts = WatchedStream(device.prompts, self.recorder)
 
     def host_buffer(self, name: str, size: int) -> Buffer:
         return self._device.host_buffer(name, size)
