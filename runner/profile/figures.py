@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from runner.engine.profiling import HOST, Recording
+from runner.engine.profiling import HOST, Recording, Span, StepSpan
 from runner.report.cards import ModelShape
 
 STAGES = ("schedule", "packet", "launch", "accept", "other")
@@ -18,9 +19,9 @@ STAGES = ("schedule", "packet", "launch", "accept", "other")
 class Figures:
     """Of one mode. Times in seconds; ``busy`` and ``idle`` are shares of the time from first to last device work.
 
-    ``steady_idle`` looks only at a decode step that follows a decode step; None without such. ``host`` is by stage,
-    ``wait`` for the device: means over steps. ``limit`` is the time of reading the weights and the cache once, a mean
-    over decode steps.
+    ``steady_idle`` and ``decode_step`` look only at a decode step that follows a decode step, without prompts between
+    or beside them; None without such. ``host`` is by stage, ``wait`` for the device: means over steps. ``limit`` is the
+    time of reading the weights and the cache once, a mean over decode steps.
     """
 
     async_batching: bool
@@ -42,11 +43,11 @@ class Figures:
 def figures(recording: Recording, shape: ModelShape | None, bandwidth: float) -> Figures:
     """``bandwidth`` in bytes a second; a ``shape`` of None leaves the limit out."""
     steps, compute = recording.steps, recording.compute
-    gaps = [max(after.start - before.end, 0.0) for before, after in pairwise(compute)]
-    busy, idle = sum(span.seconds for span in compute), sum(gaps)
-    steady = [i for i in range(1, len(steps)) if not steps[i].prompt_tokens and not steps[i - 1].prompt_tokens]
-    steady_idle = sum(gaps[i - 1] for i in steady)
-    steady_busy = sum(compute[i].seconds for i in steady)
+    idle = _idle(compute)
+    whole = max(span.end for span in compute) - compute[0].start
+    steady = _steady(compute)
+    steady_idle = sum(max(after.start - before.end, 0.0) for before, after in steady)
+    steady_busy = sum(after.seconds for _, after in steady)
     decode = [step for step in steps if not step.prompt_tokens]
     host = _host(recording)
     limit = None
@@ -58,14 +59,33 @@ def figures(recording: Recording, shape: ModelShape | None, bandwidth: float) ->
         steps=len(steps),
         prompt_steps=len(steps) - len(decode),
         tokens_per_second=sum(step.sampled for step in steps) / recording.seconds,
-        busy=busy / (busy + idle),
-        idle=idle / (busy + idle),
+        busy=1 - idle / whole,
+        idle=idle / whole,
         steady_idle=steady_idle / (steady_busy + steady_idle) if steady else None,
-        decode_step=median(compute[i].start - compute[i - 1].start for i in steady) if steady else None,
+        decode_step=median(after.start - before.start for before, after in steady) if steady else None,
         limit=limit,
         host={stage: host[stage] for stage in STAGES},
         wait=host["wait"],
     )
+
+
+def _idle(spans: Sequence[Span]) -> float:
+    """Seconds between the first span's start and the last one's end that none of them covers."""
+    idle, end = 0.0, spans[0].start
+    for span in spans:
+        idle += max(span.start - end, 0.0)
+        end = max(end, span.end)
+    return idle
+
+
+def _steady(compute: Sequence[StepSpan]) -> list[tuple[StepSpan, StepSpan]]:
+    """Decode steps that follow one another, without prompts from the start of the first to the end of the second."""
+    prompts = [span for span in compute if span.step.prompt_tokens]
+    return [
+        (before, after)
+        for before, after in pairwise(span for span in compute if not span.step.prompt_tokens)
+        if not any(span.start < after.end and span.end > before.start for span in prompts)
+    ]
 
 
 def _host(recording: Recording) -> dict[str, float]:

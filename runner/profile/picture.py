@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from runner.engine.profiling import COMPUTE, Recording, Span
-from runner.profile.trace import LANES, mode
+from runner.engine.profiling import Recording, StepSpan
+from runner.profile.trace import lanes, mode
 
 _SHOWN_STEPS = 5
 _THINNEST = 1 / 800  # of the picture's width: over a pixel, or a short copy is not seen
@@ -20,9 +20,16 @@ _COLOURS = {
     "accept": "#f2cf5b",
     "h2d": "#b279a2",
     "compute": "#54a24b",
+    "prompts": "#88d27a",
     "d2h": "#e45756",
 }
-_TITLES = {"host": "host", "h2d": "copy in (H2D)", "compute": "compute", "d2h": "copy out (D2H)"}
+_TITLES = {
+    "host": "host",
+    "h2d": "copy in (H2D)",
+    "compute": "compute",
+    "prompts": "compute, prompts",
+    "d2h": "copy out (D2H)",
+}
 
 
 def can_draw() -> bool:
@@ -35,8 +42,9 @@ def draw(path: Path, recordings: Sequence[Recording], device: str) -> None:
 
     windows = [_window(recording) for recording in recordings]
     width = max(stop - start for start, stop in windows)
-    figure = Figure(figsize=(13, 2.4 * len(recordings) + 0.9), layout="constrained")
-    axes = figure.subplots(len(recordings), 1, squeeze=False)[:, 0]
+    rows = [len(lanes(recording)) for recording in recordings]
+    figure = Figure(figsize=(13, 0.6 * sum(rows) + 0.9), layout="constrained")
+    axes = figure.subplots(len(recordings), 1, squeeze=False, height_ratios=rows)[:, 0]
     for axis, recording, (start, _) in zip(axes, recordings, windows, strict=True):
         _draw_mode(axis, recording, start, width)
     axes[-1].set_xlabel("milliseconds")
@@ -46,7 +54,8 @@ def draw(path: Path, recordings: Sequence[Recording], device: str) -> None:
 
 
 def _draw_mode(axis: Any, recording: Recording, start: float, width: float) -> None:
-    for row, lane in enumerate(reversed(LANES)):
+    shown_lanes = lanes(recording)[::-1]
+    for row, lane in enumerate(shown_lanes):
         spans = [span for span in recording.spans if span.lane == lane and span.name in _COLOURS]
         shown = [span for span in spans if span.end > start and span.start < start + width]
         axis.broken_barh(
@@ -54,11 +63,11 @@ def _draw_mode(axis: Any, recording: Recording, start: float, width: float) -> N
             (row - 0.38, 0.76),
             facecolors=[_COLOURS[span.name] for span in shown],
             edgecolors="white",
-            linewidth=0.6 if lane == COMPUTE else 0.0,
+            linewidth=0.6 if any(isinstance(span, StepSpan) for span in shown) else 0.0,
         )
-    axis.set_yticks(range(len(LANES)), [_TITLES[lane] for lane in reversed(LANES)])
+    axis.set_yticks(range(len(shown_lanes)), [_TITLES[lane] for lane in shown_lanes])
     axis.set_xlim(0, width * 1e3)
-    axis.set_ylim(-0.6, len(LANES) - 0.4)
+    axis.set_ylim(-0.6, len(shown_lanes) - 0.4)
     axis.set_title(mode(recording), loc="left", fontweight="bold")
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -67,11 +76,12 @@ def _window(recording: Recording) -> tuple[float, float]:
     """From the launch before a decode step of the recording's middle to the end of the last step shown."""
     compute = recording.compute
     count = min(_SHOWN_STEPS, len(compute))
-    decode = [i for i, step in enumerate(recording.steps) if not step.prompt_tokens]
+    decode = [i for i, span in enumerate(compute) if not span.step.prompt_tokens]
     first = min(decode[len(decode) // 2] if decode else 0, len(compute) - count)
-    shown: list[Span] = compute[first : first + count]
+    shown = compute[first : first + count]
     lead = shown[0].start - compute[first - 1].end if first else 0.0
-    return shown[0].start - max(lead, 0.05 * (shown[-1].end - shown[0].start)), shown[-1].end
+    end = max(span.end for span in shown)
+    return shown[0].start - max(lead, 0.05 * (end - shown[0].start)), end
 
 
 def _legend(figure: Any) -> None:

@@ -10,13 +10,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.engine.profiling import HOST, Recording
+from runner.engine.profiling import COMPUTE, HOST, PROMPTS, Recording, StepSpan
 
-LANES = (HOST, "h2d", "compute", "d2h")
+_LANES = (HOST, "h2d", COMPUTE, PROMPTS, "d2h")
 
 
 def mode(recording: Recording) -> str:
     return "async" if recording.async_batching else "sync"
+
+
+def lanes(recording: Recording) -> list[str]:
+    """In the order in which they are shown; prompts have one only where they are computed beside rows."""
+    used = {span.lane for span in recording.spans}
+    return [lane for lane in _LANES if lane != PROMPTS or lane in used]
 
 
 def write_trace(path: Path, recordings: Sequence[Recording]) -> None:
@@ -26,15 +32,15 @@ def write_trace(path: Path, recordings: Sequence[Recording]) -> None:
 
 def _events(process: int, recording: Recording) -> Iterator[dict[str, Any]]:
     yield {"ph": "M", "name": "process_name", "pid": process, "args": {"name": mode(recording)}}
-    for thread, lane in enumerate(LANES):
+    threads = {lane: thread for thread, lane in enumerate(lanes(recording))}
+    for lane, thread in threads.items():
         yield {"ph": "M", "name": "thread_name", "pid": process, "tid": thread, "args": {"name": lane}}
         yield {"ph": "M", "name": "thread_sort_index", "pid": process, "tid": thread, "args": {"sort_index": thread}}
-    steps = iter(recording.steps)
     for span in recording.spans:
-        event = {"ph": "X", "name": span.name, "pid": process, "tid": LANES.index(span.lane)}
+        event = {"ph": "X", "name": span.name, "pid": process, "tid": threads[span.lane]}
         event |= {"ts": span.start * 1e6, "dur": span.seconds * 1e6}
-        if span.lane == "compute":
-            step = next(steps)
+        if isinstance(span, StepSpan):
+            step = span.step
             event["name"] = "prefill" if step.prompt_tokens else "decode"
             event["args"] = {
                 "decode_rows": step.decode_rows,

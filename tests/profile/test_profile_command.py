@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from runner.cli.entry import main
 from runner.engine.device import CpuDevice
-from runner.engine.profiling import Recording, Span, Step
+from runner.engine.profiling import Recording, Span, Step, StepSpan
 from runner.engine.profiling.watched import WatchedDevice
 from runner.profile import __main__ as command
 from runner.profile.figures import figures
@@ -36,14 +37,13 @@ def profile(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> i
     return main([*ARGUMENTS, *SLICE, *arguments], command._USAGE, command.profile)
 
 
-def test_only_operations_of_steps_leave_spans() -> None:
+def test_copies_leave_spans_and_what_is_no_step_leaves_none() -> None:
     device = WatchedDevice(CpuDevice())
     buffer = device.device_buffer("any", 1)
     device.recorder.start()
     device.compute.enqueue(lambda: None)
-    device.compute.enqueue(lambda: None, writes=[buffer])
-    _, spans = device.recorder.stop()
-    assert [span.lane for span in spans] == ["compute"]
+    device.h2d.enqueue(lambda: None, writes=[buffer])
+    assert [span.lane for span in device.recorder.stop()] == ["h2d"]
 
 
 def spans(events: list[dict[str, Any]], process: int, *names: str) -> list[tuple[float, float]]:
@@ -78,6 +78,35 @@ def test_the_trace_shows_a_launch_ahead_in_asynchronous_mode_alone(
         assert all(before[1] <= after[0] for before, after in pairwise(steps))
 
 
+def threads(events: list[dict[str, Any]], process: int) -> dict[int, str]:
+    return {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] == process}
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_prompts_have_a_lane_of_their_own_where_they_are_computed_beside_rows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, overlap: bool
+) -> None:
+    arguments = ("sampling.max_tokens=12", "profile.rows=12", "engine.max_num_batched_tokens=16", "profile.dir=lanes")
+    assert profile(folder, monkeypatch, f"engine.overlap_prefill={str(overlap).lower()}", *arguments) == 0
+    events = json.loads((folder / "lanes" / "trace.json").read_text())["traceEvents"]
+    values = json.loads((folder / "lanes" / "figures.json").read_text())
+    for process, mode in ((1, "sync"), (2, "async")):
+        lanes, shown = threads(events, process), [e for e in events if e["pid"] == process and e["ph"] == "X"]
+        assert list(lanes.values()) == ["host", "h2d", "compute", *(["prompts"] if overlap else []), "d2h"]
+        steps = [e for e in shown if "args" in e]
+        assert len(steps) == values[mode]["steps"] >= 30
+        for step in steps:
+            prompts, rows = step["args"]["prompt_tokens"], step["args"]["decode_rows"]
+            assert (prompts > 0, rows > 0) == (step["name"] == "prefill", step["name"] == "decode")
+            assert lanes[step["tid"]] == ("prompts" if overlap and prompts else "compute")
+        num_prompts = sum(step["name"] == "prefill" for step in steps)
+        assert values[mode]["prompt_steps"] == num_prompts > 1
+        count = Counter(lanes[event["tid"]] for event in shown)
+        assert count["prompts"] == (num_prompts if overlap else 0)
+        assert count["compute"] == count["d2h"] == len(steps) - count["prompts"]
+    assert (folder / "lanes" / "timeline.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_without_matplotlib_the_rest_is_written(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,8 +125,8 @@ def test_the_stand_in_has_nothing_to_profile(
 
 def test_figures_of_a_known_recording() -> None:
     """A prompt step and two decode steps of 2 s each, with gaps of 1 s and 0.5 s between them."""
-    steps = [Step(0, 0, 10, 1), Step(1, 100, 0, 1), Step(3, 300, 0, 3)]
-    compute = [Span("compute", "compute", start, 2.0) for start in (1.0, 4.0, 6.5)]
+    steps = [(1.0, Step(0, 0, 10, 1)), (4.0, Step(1, 100, 0, 1)), (6.5, Step(3, 300, 0, 3))]
+    compute = [StepSpan("compute", "compute", start, 2.0, step=step) for start, step in steps]
     host = [
         Span("host", "step", 0.0, 3.0),
         Span("host", "schedule", 0.0, 0.3, 1),
@@ -106,7 +135,7 @@ def test_figures_of_a_known_recording() -> None:
         Span("host", "wait", 0.9, 1.5, 1),
     ]
     shape = ModelShape(step_bytes=1000, weight_bytes=0, decode_flops=0, prefill_flops=0, kv_bytes=10)
-    found = figures(Recording(True, steps, [*host, *compute]), shape, bandwidth=1000.0)
+    found = figures(Recording(True, [*host, *compute]), shape, bandwidth=1000.0)
     assert (found.steps, found.prompt_steps, found.tokens_per_second) == (3, 1, 5 / 8.5)
     assert (found.busy, found.idle) == (6 / 7.5, 1.5 / 7.5)
     assert (found.steady_idle, found.decode_step) == (0.5 / 2.5, 2.5)
@@ -117,7 +146,17 @@ def test_figures_of_a_known_recording() -> None:
 
 
 def test_a_slice_of_prompts_alone_has_no_decode_figures() -> None:
-    recording = Recording(False, [Step(0, 0, 10, 1)], [Span("compute", "compute", 0.0, 2.0)])
+    recording = Recording(False, [StepSpan("compute", "compute", 0.0, 2.0, step=Step(0, 0, 10, 1))])
     found = figures(recording, None, bandwidth=1.0)
     assert (found.steady_idle, found.decode_step, found.limit) == (None, None, None)
     assert found.busy == 1.0
+
+
+def test_what_either_lane_computes_is_no_idling_and_rows_beside_prompts_are_not_steady() -> None:
+    """Rows of 2 s each; a prompt of 3 s lasts over the third and over half a second before and after it."""
+    rows = [StepSpan("compute", "compute", start, 2.0, step=Step(1, 9, 0, 1)) for start in (0.0, 2.5, 5.5, 9.0, 11.0)]
+    prompt = StepSpan("prompts", "prompts", 5.0, 3.0, step=Step(0, 0, 10, 1))
+    found = figures(Recording(True, sorted([*rows, prompt], key=lambda span: span.start)), None, bandwidth=1.0)
+    assert (found.steps, found.prompt_steps) == (6, 1)
+    assert (found.busy, found.idle) == pytest.approx((11 / 13, 2 / 13))
+    assert (found.steady_idle, found.decode_step) == pytest.approx((0.5 / 4.5, 2.25))

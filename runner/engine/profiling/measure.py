@@ -9,7 +9,7 @@ import torch
 from torch.utils.benchmark import Timer
 
 from runner.engine.core import EngineCore
-from runner.engine.profiling.recorder import COMPUTE, Recorder, Span, Step
+from runner.engine.profiling.recorder import Recorder, Span, Step, StepSpan
 from runner.types import EngineRequest
 
 _COPY_BYTES = 256 * 2**20  # well over the caches of cards and of most processors
@@ -17,11 +17,10 @@ _COPY_BYTES = 256 * 2**20  # well over the caches of cards and of most processor
 
 @dataclass(frozen=True)
 class Recording:
-    """One slice in one mode. The compute span of each step is in the order of ``steps``."""
+    """One slice in one mode."""
 
     async_batching: bool
-    steps: list[Step]
-    spans: list[Span]
+    spans: list[Span]  # in the order of their start
 
     @property
     def seconds(self) -> float:
@@ -29,27 +28,35 @@ class Recording:
         return max(span.end for span in self.spans) - self.spans[0].start if self.spans else 0.0
 
     @property
-    def compute(self) -> list[Span]:
-        return [span for span in self.spans if span.lane == COMPUTE]
+    def compute(self) -> list[StepSpan]:
+        """Of every step one. Prompts may be computed beside rows: these spans may lie over one another."""
+        return [span for span in self.spans if isinstance(span, StepSpan)]
+
+    @property
+    def steps(self) -> list[Step]:
+        return [span.step for span in self.compute]
 
 
 def record(
     core: EngineCore, recorder: Recorder, requests: Sequence[EngineRequest], async_batching: bool, max_steps: int
 ) -> Recording:
-    """Runs at most ``max_steps`` steps over ``requests``, then drops the rest; the engine is idle before and after."""
+    """Runs ``max_steps`` steps over ``requests``, then drops the rest; the engine is idle before and after.
+
+    One step more where the last has prompts beside it, and fewer where there is no more to do.
+    """
     core.check_drained()
     core.async_batching = async_batching
     recorder.start()
     refused = {sample.request_id for sample in core.add(requests)}
-    while core.has_work and len(recorder.steps) < max_steps:
+    while core.has_work and recorder.num_steps < max_steps:
         with recorder.host("step"):
             core.step()
-    steps, spans = recorder.stop()
+    spans = recorder.stop()
     core.abort({(r.request_id, i) for r in requests if r.request_id not in refused for i in r.sample_indices})
     while core.has_work:
         core.step()
     core.check_drained()
-    return Recording(async_batching, steps, spans)
+    return Recording(async_batching, spans)
 
 
 def read_bandwidth(device: torch.device) -> float:

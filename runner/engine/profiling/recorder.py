@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runner.engine.device import Device, Event
 
 HOST = "host"
 COMPUTE = "compute"
+PROMPTS = "prompts"  # computed beside the rows of COMPUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,35 +39,45 @@ class Step:
     sampled: int
 
 
+@dataclass(frozen=True, slots=True)
+class StepSpan(Span):
+    """A step being computed."""
+
+    step: Step = field(kw_only=True)
+
+
 class Recorder:
-    """Collects steps and spans while it is on. Device spans are pairs of events, read once the device is idle."""
+    """Collects spans while it is on. Device spans are pairs of events, read once the device is idle."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self.is_on = False
-        self.steps: list[Step] = []
         self._spans: list[Span] = []
-        self._events: list[tuple[str, Event, Event]] = []
+        self._operations: list[tuple[str, Event, Event]] = []
+        self._steps: list[tuple[str, Event, Event, Step]] = []
         self._open = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Launched since the start."""
+        return len(self._steps)
 
     def start(self) -> None:
         """Starts the clock at an idle device: an event and the host's time at it tie the two together."""
-        self.steps, self._spans, self._events, self._open = [], [], [], 0
+        self._spans, self._operations, self._steps, self._open = [], [], [], 0
         self.device.synchronize()
         self._zero = self.device.compute.record()
         self._zero.synchronize()
         self._began = time.perf_counter()
         self.is_on = True
 
-    def stop(self) -> tuple[list[Step], list[Span]]:
-        """Waits for the device; the steps launched since the start, and all spans in the order of their start."""
+    def stop(self) -> list[Span]:
+        """Waits for the device; all spans since the start, in the order of theirs."""
         self.is_on = False
         self.device.synchronize()
-        device = [
-            Span(stream, stream, begin.seconds_since(self._zero), end.seconds_since(begin))
-            for stream, begin, end in self._events
-        ]
-        return self.steps, sorted(self._spans + device, key=lambda span: (span.start, span.depth))
+        operations = [Span(lane, lane, *self._times(begin, end)) for lane, begin, end in self._operations]
+        steps = [StepSpan(lane, lane, *self._times(begin, end), step=step) for lane, begin, end, step in self._steps]
+        return sorted([*self._spans, *operations, *steps], key=lambda span: (span.start, span.depth))
 
     @contextmanager
     def host(self, name: str) -> Iterator[None]:
@@ -82,5 +93,12 @@ class Recorder:
             self._open = depth
             self._spans.append(Span(HOST, name, started - self._began, time.perf_counter() - started, depth))
 
-    def on_stream(self, name: str, begin: Event, end: Event) -> None:
-        self._events.append((name, begin, end))
+    def add_operation(self, lane: str, begin: Event, end: Event) -> None:
+        self._operations.append((lane, begin, end))
+
+    def add_step(self, lane: str, begin: Event, end: Event, step: Step) -> None:
+        self._steps.append((lane, begin, end, step))
+
+    def _times(self, begin: Event, end: Event) -> tuple[float, float]:
+        """Start and seconds."""
+        return begin.seconds_since(self._zero), end.seconds_since(begin)

@@ -12,13 +12,13 @@ from runner.engine.device import Buffer, Device, Event, Stream
 from runner.engine.lane import Launched
 from runner.engine.model_runner import ModelRunner
 from runner.engine.plan import StepPlan
-from runner.engine.profiling.recorder import Recorder, Step
+from runner.engine.profiling.recorder import COMPUTE, PROMPTS, Recorder, Step
 from runner.engine.settings import EngineSettings
 from runner.engine.slots import SlotTable
 
 
 class WatchedStream(Stream):
-    """Puts an event before and after each operation of a step; what touches no buffer is none."""
+    """Puts an event before and after each operation."""
 
     def __init__(self, stream: Stream, recorder: Recorder) -> None:
         self.name = stream.name
@@ -28,12 +28,12 @@ class WatchedStream(Stream):
     def enqueue(
         self, operation: Callable[[], None], reads: Sequence[Buffer] = (), writes: Sequence[Buffer] = ()
     ) -> None:
-        if not self._recorder.is_on or not (reads or writes):
+        if not self._recorder.is_on:
             self._stream.enqueue(operation, reads, writes)
             return
         begin = self._stream.record()
         self._stream.enqueue(operation, reads, writes)
-        self._recorder.on_stream(self.name, begin, self._stream.record())
+        self._recorder.add_operation(self.name, begin, self._stream.record())
 
     def wait(self, event: Event) -> None:
         self._stream.wait(event)
@@ -43,16 +43,16 @@ class WatchedStream(Stream):
 
 
 class WatchedDevice(Device):
-    """The same device with watched streams."""
+    """The same device with watched copies. Steps have events of their own around what they compute."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self.torch_device = device.torch_device
         self.recorder = Recorder(device)
         self.h2d = WatchedStream(device.h2d, self.recorder)
-        self.compute = WatchedStream(device.compute, self.recorder)
+        self.compute = device.compute
         self.d2h = WatchedStream(device.d2h, self.recorder)
-        self.prompts = WatchedStream(device.prompts, self.recorder)
+        self.prompts = device.prompts
 
     def host_buffer(self, name: str, size: int) -> Buffer:
         return self._device.host_buffer(name, size)
@@ -83,7 +83,8 @@ def watched_engine(settings: EngineSettings) -> WatchedEngine:
     assert isinstance(core.runner, ModelRunner)
     recorder = device.recorder
     stages: list[tuple[Any, str, str]] = [
-        (core.scheduler, "schedule", "schedule"),
+        (core.scheduler, "schedule_prompts", "schedule"),
+        (core.scheduler, "schedule_rows", "schedule"),
         (core.runner, "launch", "launch"),
         (core.runner.builder, "build", "packet"),
         (core.runner, "results", "wait"),
@@ -92,26 +93,30 @@ def watched_engine(settings: EngineSettings) -> WatchedEngine:
     for part, method, stage in stages:
         setattr(part, method, _staged(getattr(part, method), stage, recorder))
     dtype = str(core.runner.dtype).removeprefix("torch.")
-    core.runner = _Counted(core.runner, recorder)
+    core.runner = _Counted(core.runner, recorder, PROMPTS if core.scheduler.config.overlap_prefill else COMPUTE)
     return WatchedEngine(core, recorder, dtype)
 
 
 class _Counted:
-    """The runner, noting what each step is asked to do."""
+    """The runner, noting what each step is asked to do; prompts are computed on the lane ``prompts``."""
 
-    def __init__(self, runner: ModelRunner, recorder: Recorder) -> None:
+    def __init__(self, runner: ModelRunner, recorder: Recorder, prompts: str) -> None:
         self._runner = runner
         self._recorder = recorder
+        self._prompts = prompts
         self.times = runner.times
         self.results = runner.results
         self.prepare = runner.prepare
         self.recover = runner.recover
 
     def launch(self, plan: StepPlan, table: SlotTable) -> Launched:
+        launched = self._runner.launch(plan, table)
         if self._recorder.is_on:
             context = int(table.length[plan.decode].sum())
-            self._recorder.steps.append(Step(len(plan.decode), context, plan.num_prefill_tokens, len(plan.sampled)))
-        return self._runner.launch(plan, table)
+            step = Step(len(plan.decode), context, plan.num_prefill_tokens, len(plan.sampled))
+            lane = self._prompts if plan.chunks else COMPUTE
+            self._recorder.add_step(lane, launched.begin, launched.end, step)
+        return launched
 
 
 def _staged(method: Callable[..., Any], stage: str, recorder: Recorder) -> Callable[..., Any]:
