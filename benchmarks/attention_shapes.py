@@ -32,7 +32,7 @@ CHECKS = {
         decode=(40, 700), prefill=((0, 300), (77, 200)), heads=16, kv_heads=2, window=128, sinks=True
     ),
     "window, fresh": Case(prefill=((0, 300), (0, 1000)), heads=8, kv_heads=4, head_dim=128, window=100),
-    "mixed, blocks of 32": Case(
+    "blocks of 32": Case(
         decode=(33, 900), prefill=((0, 257), (1000, 129)), heads=32, kv_heads=8, head_dim=128, block_size=32
     ),
 }

@@ -1,15 +1,17 @@
-"""Random steps over a poisoned paged cache, and what attention must answer to them.
+"""Random rows and prompts over a poisoned paged cache, and what attention must answer to them.
 
 Every block that a step must not read, and every place past a sequence's end, holds NaN.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from runner.engine.attention import AttentionBatch, AttentionSpec, KVCache, allocate_cache
+from runner.engine.attention.base import AttentionBackend
 from runner.engine.attention.metadata import SharedPrefix
 
 TRASH_BLOCK = 0
@@ -18,7 +20,7 @@ DUMMY_SLOT = 0
 
 @dataclass(frozen=True)
 class Case:
-    """One step: decode rows by their length, prefill sequences by (tokens before, tokens now)."""
+    """Decode rows by their length, and prefill sequences by (tokens before, tokens now): a step of each kind."""
 
     decode: tuple[int, ...] = ()
     prefill: tuple[tuple[int, int], ...] = ()
@@ -52,7 +54,10 @@ class Case:
 
 @dataclass
 class Step:
-    """Tensors of a case. ``expected`` [T, H, Dv] float64 covers the rows that count: ``live`` bool [T]."""
+    """Tensors of a case, its decode rows before its prompts; `attend` takes them apart.
+
+    ``expected`` [T, H, Dv] float64 covers the rows that count: ``live`` bool [T].
+    """
 
     query: torch.Tensor
     key: torch.Tensor
@@ -91,6 +96,35 @@ def dense_attention(
 def make_step(case: Case, device: torch.device | str = "cpu") -> Step:
     """Draws the tensors of a case on the CPU and puts them on ``device``."""
     return _Builder(case).build(torch.device(device))
+
+
+def attend(backend: AttentionBackend, spec: AttentionSpec, step: Step) -> torch.Tensor:
+    """The answers [T, H, Dv] of a backend, which serves rows and prompts in steps of their own."""
+    outs = []
+    for tokens, batch in _steps_of(step.batch):
+        query, key, value = step.query[tokens], step.key[tokens], step.value[tokens]
+        backend.plan(batch)
+        outs.append(backend.attend(query, key, value, step.cache, batch, spec, step.sinks))
+    return torch.cat(outs)
+
+
+def _steps_of(batch: AttentionBatch) -> Iterator[tuple[slice, AttentionBatch]]:
+    """The rows alone and the prompts alone, with where their tokens are among all; what a step has none of is None."""
+    rows, prompts = slice(batch.num_decode), slice(batch.num_decode, None)
+    if batch.num_decode:
+        only_rows = AttentionBatch(
+            slot_mapping=batch.slot_mapping[rows],
+            block_table=batch.block_table,
+            block_size=batch.block_size,
+            num_decode=batch.num_decode,
+            rows=batch.rows,
+            decode_lens=batch.decode_lens,
+            prefix=batch.prefix,
+        )
+        yield rows, only_rows
+    if batch.num_prefill:
+        places = batch.slot_mapping[prompts]
+        yield prompts, replace(batch, slot_mapping=places, num_decode=0, rows=None, decode_lens=None, prefix=None)
 
 
 class _Builder:

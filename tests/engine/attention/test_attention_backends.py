@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import Case, Step, dense_attention, make_step
+from attention_cases import Case, Step, attend, dense_attention, make_step
 
 from runner.engine.attention import KVCache, backend_class, default_backend, load_backend
 from runner.engine.attention.base import AttentionBackend
@@ -35,11 +35,6 @@ def _load(name: str, case: Case, rows: int = 16, deterministic: bool = False) ->
     return load_backend(name, [case.spec], rows, _device(name), case.dtype, case.block_size, deterministic)
 
 
-def _run(backend: AttentionBackend, case: Case, step: Step) -> torch.Tensor:
-    backend.plan(step.batch)
-    return backend.attend(step.query, step.key, step.value, step.cache, step.batch, case.spec, step.sinks)
-
-
 def _assert_close(out: torch.Tensor, step: Step) -> None:
     torch.testing.assert_close(out[step.live].double(), step.expected[step.live], rtol=1e-4, atol=1e-5)
 
@@ -48,7 +43,7 @@ def test_a_deterministic_row_does_not_depend_on_the_others(backend_name: str) ->
     case = Case(decode=(400, 33, 257, 64, 390, 300, 310, 650), heads=8, kv_heads=1, head_dim=128, seed=5)
     step = make_step(case, _device(backend_name))
     backend = _load(backend_name, case, deterministic=True)
-    together = _run(backend, case, step)
+    together = attend(backend, case.spec, step)
     for row in range(len(case.decode)):
         only = slice(row, row + 1)
         batch = replace(
@@ -68,7 +63,7 @@ def test_one_backend_serves_step_after_step(backend_name: str) -> None:
     for lengths in ((400, 33), (1,), (64, 65, 1000, 2, 90, 300), (500,)):
         case = replace(LONG, decode=lengths, seed=sum(lengths))
         step = make_step(case, _device(backend_name))
-        _assert_close(_run(backend, case, step), step)
+        _assert_close(attend(backend, case.spec, step), step)
 
 
 def test_one_backend_serves_full_and_windowed_layers(backend_name: str) -> None:
@@ -77,7 +72,7 @@ def test_one_backend_serves_full_and_windowed_layers(backend_name: str) -> None:
     backend = load_backend(backend_name, [full.spec, windowed.spec], 16, device, full.dtype, full.block_size)
     for case in (full, windowed, full):
         step = make_step(case, device)
-        _assert_close(_run(backend, case, step), step)
+        _assert_close(attend(backend, case.spec, step), step)
 
 
 def test_queries_and_keys_may_be_slices_of_one_projection(backend_name: str) -> None:
@@ -86,14 +81,14 @@ def test_queries_and_keys_may_be_slices_of_one_projection(backend_name: str) -> 
     fused = torch.cat((step.query, step.key, step.value), dim=1)
     step.query, step.key, step.value = fused.split([4, 2, 2], dim=1)
     assert not step.query.is_contiguous()
-    _assert_close(_run(_load(backend_name, case), case, step), step)
+    _assert_close(attend(_load(backend_name, case), case.spec, step), step)
 
 
 def test_a_cache_may_lie_heads_first(backend_name: str) -> None:
     case = Case(decode=(50, 3), prefill=((0, 20), (30, 5)), heads=4, kv_heads=2)
     step = make_step(case, _device(backend_name))
     step.cache = KVCache(*(x.transpose(1, 2).contiguous().transpose(1, 2) for x in (step.cache.key, step.cache.value)))
-    _assert_close(_run(_load(backend_name, case), case, step), step)
+    _assert_close(attend(_load(backend_name, case), case.spec, step), step)
 
 
 def test_a_padded_prefill_leaves_the_rest_right(backend_name: str) -> None:
@@ -112,7 +107,7 @@ def test_a_padded_prefill_leaves_the_rest_right(backend_name: str) -> None:
 def test_a_nan_row_stays_alone(backend_name: str) -> None:
     step = make_step(LONG, _device(backend_name))
     step.query[1] = float("nan")
-    out = _run(_load(backend_name, LONG), LONG, step)
+    out = attend(_load(backend_name, LONG), LONG.spec, step)
     assert out[1].isnan().all()
     step.live[1] = False
     _assert_close(out, step)
@@ -196,5 +191,5 @@ def test_flash_attention_3_gets_what_it_needs(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setitem(sys.modules, "flash_attn_interface", _FakeFlashAttention("flash_attn_interface"))
     monkeypatch.setattr("runner.engine.attention.fa3.find_spec", lambda name: object())
     step = make_step(case, DEVICE)
-    out = _run(_load("fa3", case), case, step)
+    out = attend(_load("fa3", case), case.spec, step)
     torch.testing.assert_close(out[step.live].double(), step.expected[step.live], rtol=1e-2, atol=1e-2)

@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from attention_cases import Case, Step, make_step
+from attention_cases import Case, Step, attend, make_step
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -53,7 +53,7 @@ TABLE = {
     "blocks of 128": Case(decode=(50, 130), prefill=((33, 100),), block_size=128),
     "fresh prefill": Case(prefill=((0, 1), (0, 16), (0, 70), (0, 33))),
     "chunk boundaries": Case(prefill=((16, 16), (15, 1), (64, 65), (1, 40))),
-    "mixed": Case(decode=(33, 90, 5), prefill=((0, 40), (24, 9)), padding_rows=1),
+    "rows and prompts": Case(decode=(33, 90, 5), prefill=((0, 40), (24, 9)), padding_rows=1),
     "window": Case(decode=(5, 20, 21, 150), prefill=((0, 50), (30, 45)), window=20),
     "window of one": Case(decode=(5, 64), prefill=((0, 10), (16, 3)), window=1),
     "window over blocks": Case(decode=(200, 64), prefill=((100, 70),), window=64),
@@ -79,7 +79,7 @@ TABLE |= {
     ),
     "wide heads share": Case(decode=(80, 99, 3), shared=64, sharing=(0, 1), head_dim=256),
     "shared under a window": Case(decode=(80, 99, 3), shared=64, sharing=(0, 1), window=20),
-    "shared beside prompts": Case(decode=(80, 99, 3), prefill=((0, 20), (16, 30)), shared=64, sharing=(0, 1)),
+    "shared, and prompts": Case(decode=(80, 99, 3), prefill=((0, 20), (16, 30)), shared=64, sharing=(0, 1)),
 }
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
 
@@ -92,8 +92,7 @@ def _attend(backend_name: str, case: Case) -> tuple[Step, torch.Tensor] | None:
     step = make_step(case, device)
     rows = max(1, step.batch.num_decode)
     backend = load_backend(backend_name, [case.spec], rows, device, case.dtype, case.block_size)
-    backend.plan(step.batch)
-    return step, backend.attend(step.query, step.key, step.value, step.cache, step.batch, case.spec, step.sinks)
+    return step, attend(backend, case.spec, step)
 
 
 def _check(backend_name: str, case: Case) -> None:

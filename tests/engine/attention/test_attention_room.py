@@ -16,7 +16,8 @@ HERE = Path(__file__).parent
 def test_tiles_fit_a_small_card(tmp_path: Path) -> None:
     pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(HERE.parents[2])}
+    paths = os.pathsep.join([str(HERE.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": paths}
     command = [sys.executable, str(HERE / "compile_for_cards.py")]
     told = json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
     assert len(told["kernels"]) == 12
