@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from runner.config import Device as DeviceChoice
 from runner.config import EngineConfig
-from runner.engine import shared_reads
+from runner.engine import last_layer, shared_reads
 from runner.engine.attention import allocate_cache, default_backend, load_backend
 from runner.engine.compiled import OpaqueLayer, compile_layers
 from runner.engine.core import EngineCore
@@ -65,6 +65,8 @@ def core_over(
         default_backend(target), specs, engine.max_num_seqs, target, dtype, engine.block_size, engine.deterministic
     )
 
+    last_layer.install(model, step, backend.plan)
+
     def bind_cache(num_blocks: int) -> None:
         def paged(index: int) -> LayerAttention:
             cache = allocate_cache(num_blocks, engine.block_size, specs[index], dtype, target)
@@ -99,6 +101,7 @@ def core_over(
     )
     _check_cache(config)
     bind_cache(config.num_blocks + 1)  # padding rows write to one that the scheduler does not know
+    step.finishes_alone = last_layer.agrees(model, backend, step, engine.block_size, config.num_blocks)
     runner = ModelRunner(
         model,
         backend,

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from runner.config import EngineConfig
 from runner.engine.attention import AttentionBackend, AttentionBatch, AttentionSpec
+from runner.engine.forward import forward
 from runner.engine.layers import StepContext
 from runner.errors import ConfigError
 
@@ -81,13 +82,7 @@ def _peak_bytes(
 def _forward(model: PreTrainedModel, backend: AttentionBackend, context: StepContext, step: Step) -> None:
     token_ids, positions, keep, batch = step
     with torch.inference_mode():
-        context.batch = batch
-        backend.plan(batch)
-        logits = model(
-            input_ids=token_ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=keep
-        ).logits
-        logits.argmax(-1)
-        context.batch = None
+        forward(model, backend, context, token_ids, positions, batch, keep).argmax(-1)
 
 
 def _largest_prefill(engine: EngineConfig, tokens: int, max_model_len: int, device: torch.device) -> Step:

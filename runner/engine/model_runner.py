@@ -19,14 +19,19 @@ from runner.engine.batch import BatchBuilder, Packet, Section, packet_capacity
 from runner.engine.device import Device
 from runner.engine.device_slots import DeviceSlots
 from runner.engine.device_times import DeviceTimes
+from runner.engine.forward import forward
 from runner.engine.graphs import DecodeGraphs, Kind
 from runner.engine.lane import Lane, Launched
-from runner.engine.layers import StepContext
+from runner.engine.last_layer import last_tokens
+from runner.engine.layers import LastTokens, StepContext
 from runner.engine.plan import StepPlan
 from runner.engine.results import ResultLayout, StepResults, most_words, step_width
 from runner.engine.sampler import LogprobsBuffer, SamplingState, Variant, load_sampler
 from runner.engine.scheduler import SchedulerConfig
 from runner.engine.slots import SlotTable
+
+_FEWEST_LAST = 2  # the compiler would compile all anew for one token
+_TOKENS_A_LAST = 8  # of a step for each that is sampled from: with fewer, running a layer twice costs as much
 
 
 class ModelRunner:
@@ -61,7 +66,7 @@ class ModelRunner:
         if config.overlap_prefill:
             streams = device.prompts, device.prompts, device.prompts
             self._prompts = Lane(device, "prompts_", streams, capacity, results)
-        self._prompts_in_flight = 0
+        self._has_prompts = False
         self._has_loaded_edits = False
         self._shares_reads = False  # did the decode steps of late
         self.times = DeviceTimes()
@@ -88,7 +93,7 @@ class ModelRunner:
     def _order(self, plan: StepPlan, step: _Step) -> None:
         """What one lane must not do before the other has: blocks go from rows that end to prompts, not back."""
         if plan.chunks:
-            self._prompts_in_flight += 1
+            self._has_prompts = True
             self._prompts.after(self._rows)
             self._has_loaded_edits |= any(load is not None for _, load in step.edits)
         elif plan.after_prompts or self._has_loaded_edits:  # loading edits may move those of all rows
@@ -109,16 +114,16 @@ class ModelRunner:
         """Waits for a step."""
         results = launched.read()
         if launched.plan.chunks:
-            self._prompts_in_flight -= 1
+            self._has_prompts = False
             self.times.add_prompts(launched.begin, launched.end, launched.plan.num_prefill_tokens)
         else:
-            self.times.add_rows(launched.begin, launched.end, beside=self._prompts_in_flight > 0)
+            self.times.add_rows(launched.begin, launched.end, beside=self._has_prompts)
         return results
 
     def recover(self) -> None:
         """After a step failed: drops what is queued, and what the device was believed to hold of it."""
         self._device.discard()
-        self._prompts_in_flight = 0
+        self._has_prompts = False
         self.builder.forget_rows()
 
     @torch.inference_mode()
@@ -150,7 +155,7 @@ class ModelRunner:
         """One token for each of the first ``num_rows`` rows: their (tokens, status), int32 [num_rows]."""
         token_ids, batch, positions = self._decode_batch(num_rows)
         batch.prefix = self.slots.prefix if kind.shared else None
-        logits = self._forward(token_ids, positions, batch, None)
+        logits = self._forward(token_ids, positions, batch)
         assert batch.rows is not None and batch.decode_lens is not None
         return self._sample(logits, batch.rows, batch.decode_lens, kind.variant, logprobs)
 
@@ -174,10 +179,14 @@ class ModelRunner:
         packet = step.packet
         batch = self._chunk_batch(packet, data)
         token_ids, positions = _take(data, packet.token_ids), _take(data, packet.positions)
-        logits = self._forward(token_ids, positions, batch, _take(data, packet.sampled))
+        slots, sample_positions = _take(data, packet.sampled_slots), _take(data, packet.sample_positions)
+        index, last = _take(data, packet.sampled).long(), None
+        few = _FEWEST_LAST <= packet.sampled.count <= packet.token_ids.count // _TOKENS_A_LAST
+        if few and self._context.finishes_alone:
+            last = last_tokens(batch, index, slots, sample_positions)
+        logits = self._forward(token_ids, positions, batch, index, last)
         if not step.layout.num_rows:
             return logits.new_empty(0), logits.new_empty(0)
-        slots, sample_positions = _take(data, packet.sampled_slots), _take(data, packet.sample_positions)
         return self._sample(logits, slots, sample_positions, step.kind.variant, logprobs)
 
     def _chunk_batch(self, packet: Packet, data: Tensor) -> AttentionBatch:
@@ -234,18 +243,15 @@ class ModelRunner:
         if packet.rows.count:
             self.slots.set_rows(_take(data, packet.rows))
 
-    def _forward(self, token_ids: Tensor, positions: Tensor, batch: AttentionBatch, keep: Tensor | None) -> Tensor:
-        """The model's logits [kept, V] at the packed tokens ``keep``, or at all of them."""
-        self._context.batch = batch
-        self._backend.plan(batch)
-        output = self._model(
-            input_ids=token_ids.long()[None],
-            position_ids=positions.long()[None],
-            use_cache=False,
-            logits_to_keep=0 if keep is None else keep.long(),
-        )
-        self._context.batch = None
-        return output.logits[0]
+    def _forward(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        batch: AttentionBatch,
+        keep: Tensor | None = None,
+        last: LastTokens | None = None,
+    ) -> Tensor:
+        return forward(self._model, self._backend, self._context, token_ids, positions, batch, keep, last)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ _MAX_ERROR = 1e-3  # float32, every position; rounding gives 1e-6, a wrong mask 
 _MAX_HALF_ERROR = 0.15  # 16-bit types, the median position: rounding may send some tokens to other experts
 _INDEX = "paged_index"  # on each attention module of a probed model: its place in the forward
 _SERVED_LAYER_TYPES = {"full_attention", "sliding_attention"}
-_FORWARD_ERRORS = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+FORWARD_ERRORS = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 def probe(model: PreTrainedModel, max_model_len: int) -> list[AttentionSpec]:
@@ -46,7 +46,7 @@ def probe(model: PreTrainedModel, max_model_len: int) -> list[AttentionSpec]:
             return _prove(model)
     except torch.OutOfMemoryError:
         raise
-    except (ConfigError, *_FORWARD_ERRORS) as error:
+    except (ConfigError, *FORWARD_ERRORS) as error:
         raise _refusal(model, error) from error
 
 
@@ -99,7 +99,7 @@ def _prove(model: PreTrainedModel) -> list[AttentionSpec]:
     with _recorders(model) as calls:
         packed = _packed_logits(model, sequences)
     _check_layers(model, calls)
-    _check_logits(packed, _own_logits(model, sequences), model.dtype)
+    check_logits(packed, _own_logits(model, sequences), model.dtype)
     for index, call in enumerate(calls):
         setattr(call.module, _INDEX, index)
     return [call.spec for call in calls]
@@ -166,7 +166,7 @@ def _announced_windows(config: Any) -> list[int]:
     return [window if kind == "sliding_attention" else 0 for kind in layer_types]
 
 
-def _check_logits(packed: Tensor, own: Tensor, dtype: torch.dtype) -> None:
+def check_logits(packed: Tensor, own: Tensor, dtype: torch.dtype) -> None:
     """Compares [N, vocabulary] logits position by position, relative to the spread of the model's own."""
     errors = (packed - own).norm(dim=-1) / (own - own.mean(dim=-1, keepdim=True)).norm(dim=-1)
     exact = dtype == torch.float32

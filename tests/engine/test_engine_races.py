@@ -55,7 +55,7 @@ def streams_do_not_wait(name: str) -> Any:
 def three_in_flight(core: EngineCore, patch: pytest.MonkeyPatch) -> None:
     """Two buffers serve one step ahead, not two."""
     accept = core._accept
-    patch.setattr(core, "_accept", lambda queue, ahead=0: accept(queue, 2 * ahead))
+    patch.setattr(core, "_accept", lambda queue, ahead=0, **named: accept(queue, 2 * ahead, **named))
 
 
 def late_packet(core: EngineCore, patch: pytest.MonkeyPatch) -> None:
@@ -118,10 +118,10 @@ def test_out_of_memory_on_the_device_shrinks_the_batch_and_goes_on(monkeypatch: 
     runner: Any = core.runner
     forward = runner._forward
 
-    def fails(token_ids: torch.Tensor, positions: torch.Tensor, batch: Any, keep: Any) -> torch.Tensor:
+    def fails(token_ids: torch.Tensor, positions: torch.Tensor, batch: Any, *rest: Any) -> torch.Tensor:
         if batch.num_decode > 4:
             raise torch.OutOfMemoryError
-        return forward(token_ids, positions, batch, keep)
+        return forward(token_ids, positions, batch, *rest)
 
     monkeypatch.setattr(runner, "_forward", fails)
     core.add(requests_for(prompts_of(3, 12)))
@@ -142,8 +142,8 @@ def test_a_row_with_nan_logits_ends_with_an_error_and_the_others_go_on(monkeypat
     runner: Any = core.runner
     forward = runner._forward
 
-    def poisoned(token_ids: torch.Tensor, positions: torch.Tensor, batch: Any, keep: Any) -> torch.Tensor:
-        logits = forward(token_ids, positions, batch, keep).clone()
+    def poisoned(token_ids: torch.Tensor, positions: torch.Tensor, batch: Any, *rest: Any) -> torch.Tensor:
+        logits = forward(token_ids, positions, batch, *rest).clone()
         if batch.num_decode:
             logits[0] = float("nan")
         return logits
