@@ -43,7 +43,7 @@ class EngineCore:
 
     With ``async_batching`` step N + 1 is planned and launched before the results of step N are read, so that the
     device never waits for the host; without it each step is read before the next is planned. The parts and their
-    order within a step are the same. Where the scheduler's configuration says so, prompts are computed beside rows,
+    order within a step are the same. Where the scheduler's configuration says so too, prompts are computed beside rows,
     which they join once they are done.
     """
 
@@ -99,36 +99,29 @@ class EngineCore:
 
     def step(self) -> list[Sample]:
         """Launches the next step, if there is one, and returns what the step before it finished."""
-        if self.scheduler.config.overlap_prefill:
+        if self.async_batching and self.scheduler.config.overlap_prefill:
             return self._step_beside()
         plan = self.scheduler.schedule_prompts() or self.scheduler.schedule_rows()
         if plan is None:
             return self._accept(self._in_flight)
-        return self._launch(plan, self._in_flight) + self._accept(self._in_flight, self._ahead)
+        failed = self._launch(plan, self._in_flight)
+        return failed + self._accept(self._in_flight, ahead=1 if self.async_batching else 0)
 
     def _step_beside(self) -> list[Sample]:
         """`step` where prompts have a lane of their own."""
-        samples = self._accept(self._prompts) if self._prompts and self._prompts[0].is_done else []
+        samples = self._accept(self._prompts, only_done=True)
         rows = self.scheduler.schedule_rows()
         if rows is not None:
             samples += self._launch(rows, self._in_flight)
         samples += self._launch_prompts()  # takes the host longer: the rows' step is on its way
         if rows is not None:
-            return samples + self._accept(self._in_flight, self._ahead)
+            return samples + self._accept(self._in_flight, ahead=1)
         return samples + self._accept(self._in_flight or self._prompts)
 
     def _launch_prompts(self) -> list[Sample]:
         """One step of them at a time: the driver takes no more launches than some two have, and makes the host wait."""
         plan = None if self._prompts else self.scheduler.schedule_prompts()
-        if plan is None:
-            return []
-        failed = self._launch(plan, self._prompts)
-        return failed if self.async_batching else failed + self._accept(self._prompts)
-
-    @property
-    def _ahead(self) -> int:
-        """Steps that stay in flight while the next is planned."""
-        return 1 if self.async_batching else 0
+        return [] if plan is None else self._launch(plan, self._prompts)
 
     def _launch(self, plan: StepPlan, queue: deque[Launched]) -> list[Sample]:
         """Launches a step; returns what ends when that fails."""
@@ -166,19 +159,20 @@ class EngineCore:
             return b""
         return request.request_id.to_bytes(8, "little") if len(request.seeds) > 1 else None
 
-    def _accept(self, queue: deque[Launched], ahead: int = 0) -> list[Sample]:
-        """Reads the results of the oldest steps of a queue until ``ahead`` of them are left in flight."""
+    def _accept(self, queue: deque[Launched], ahead: int = 0, only_done: bool = False) -> list[Sample]:
+        """Reads the results of the oldest steps of a queue until ``ahead`` of them, or one not done, are in flight."""
         samples: list[Sample] = []
         while len(queue) > ahead:
-            launched = queue.popleft()
             try:
-                results = self.runner.results(launched)
+                if only_done and not queue[0].is_done:
+                    break
+                results = self.runner.results(queue[0])
             except torch.OutOfMemoryError:
-                failed = [launched.plan, *(later.plan for later in (*self._in_flight, *self._prompts))]
+                failed = [launched.plan for launched in (*self._in_flight, *self._prompts)]
                 self._in_flight.clear()
                 self._prompts.clear()
                 return samples + self._shrink(failed)
-            samples += self.scheduler.accept(launched.plan, results)
+            samples += self.scheduler.accept(queue.popleft().plan, results)
         return samples
 
     def _shrink(self, failed: list[StepPlan]) -> list[Sample]:

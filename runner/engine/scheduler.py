@@ -198,8 +198,8 @@ class Scheduler:
             return False
         if num_decodable == 0:
             return True
-        # Hysteresis: a prefill step interrupts all running rows, so it waits until it is worth one. Waiting for many
-        # blocks leaves them unused, which costs as much in the end: for a small part of the cache at most.
+        # Hysteresis: a prefill step interrupts or slows all running rows, so it waits until it is worth that. Waiting
+        # for many blocks leaves them unused, which costs as much in the end: for a small part of the cache at most.
         room = min(self.config.max_num_batched_tokens, self.blocks.num_blocks * self.config.block_size // 32)
         count, tokens = self._admissible(room)
         return tokens >= room or count >= min(len(self.roster.waiting), max(1, self.max_running // 8))
@@ -269,7 +269,7 @@ class Scheduler:
         sequence.num_scheduled = len(hits) * size
         self.stats.cached_tokens += sequence.num_scheduled
         plan.admitted.append(sequence)
-        plan.block_updates.append(self._table_rows(sequence.slot))
+        plan.block_updates.append(self.slots.block_updates(sequence.slot))
         return True
 
     def _has_room(self, num_blocks: int) -> bool:
@@ -298,9 +298,3 @@ class Scheduler:
         rows = np.flatnonzero(table.num_blocks)
         left = np.maximum(mean - table.num_outputs[rows], self.config.block_size)
         return int(np.minimum(left, table.limit[rows] - table.length[rows]).sum()) // (4 * self.config.block_size)
-
-    def _table_rows(self, slot: int) -> np.ndarray:
-        count = int(self.slots.num_blocks[slot])
-        rows = np.empty((count, 3), np.int32)
-        rows[:, 0], rows[:, 1], rows[:, 2] = slot, np.arange(count), self.slots.block_table[slot, :count]
-        return rows

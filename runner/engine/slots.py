@@ -76,6 +76,13 @@ class SlotTable:
         self.block_table[slot, start : start + len(blocks)] = blocks
         self.num_blocks[slot] = start + len(blocks)
 
+    def block_updates(self, slot: int) -> np.ndarray:
+        """What tells the device all blocks of a slot, int32 [k, 3]: slot, index, block."""
+        count = int(self.num_blocks[slot])
+        rows = np.empty((count, 3), np.int32)
+        rows[:, 0], rows[:, 1], rows[:, 2] = slot, np.arange(count), self.block_table[slot, :count]
+        return rows
+
     def take_blocks(self, slot: int) -> np.ndarray:
         """The blocks of the slot, which has none afterwards."""
         blocks = self.block_table[slot, : self.num_blocks[slot]].copy()

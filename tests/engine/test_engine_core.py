@@ -67,14 +67,28 @@ def scenarios(draw: st.DrawFn) -> tuple[SchedulerConfig, list[tuple[int, list[in
 
 
 @settings(max_examples=300, deadline=None)
-@given(scenarios(), st.booleans(), st.booleans(), st.sampled_from([0, 100, 400]))
-def test_every_answer_is_right(scenario: tuple, async_batching: bool, prefix_caching: bool, stop_below: int) -> None:
+@given(
+    scenarios(),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([0, 100, 400]),
+    st.dictionaries(st.integers(0, 13), st.integers(0, 13), max_size=6),
+)
+def test_every_answer_is_right(
+    scenario: tuple, async_batching: bool, prefix_caching: bool, stop_below: int, aborts: dict[int, int]
+) -> None:
+    """``aborts`` are requests, by the step before which they end, wherever they are; prompts in flight go first."""
     config, requests = scenario
     core = make_core(config, stop_below, async_batching=async_batching, prefix_caching=prefix_caching)
-    samples, arrivals = [], sorted(enumerate(requests), key=lambda item: item[1][0])
+    samples, aborted, arrivals = [], set(), sorted(enumerate(requests), key=lambda item: item[1][0])
     for step in range(14):
         due = [item for item in arrivals if item[1][0] == step]
         samples += core.add([request(i, prompt, n, max_tokens=m) for i, (_, prompt, m, n) in due])
+        if step in aborts:
+            chunks = [chunk for launched in core._prompts for chunk in launched.plan.chunks]
+            victim = chunks[0].sequence.request_id if chunks else aborts[step]
+            aborted.add(victim)
+            samples += core.abort({(victim, index) for index in range(3)})
         samples += core.step()
     samples += finish(core)
     expected = {
@@ -82,11 +96,15 @@ def test_every_answer_is_right(scenario: tuple, async_batching: bool, prefix_cac
         for i, (_, prompt, m, n) in enumerate(requests)
         for index in range(n)
     }
-    assert {(s.request_id, s.sample_index): s.token_ids for s in samples} == expected
-    assert len(samples) == len(expected)
+    assert sorted((s.request_id, s.sample_index) for s in samples) == sorted(expected)
     for sample in samples:
-        stopped = sample.token_ids[-1] < stop_below
-        assert sample.finish_reason is (FinishReason.STOP if stopped else FinishReason.LENGTH)
+        answer = expected[sample.request_id, sample.sample_index]
+        if sample.finish_reason is FinishReason.ABORT:
+            assert sample.request_id in aborted
+            assert sample.token_ids == answer[: len(sample.token_ids)]
+        else:
+            assert sample.token_ids == answer
+            assert sample.finish_reason is (FinishReason.STOP if answer[-1] < stop_below else FinishReason.LENGTH)
 
 
 CONFIG = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=128, block_size=4, num_blocks=64)
