@@ -182,7 +182,8 @@ class EngineCore:
         slots = {slot for plan in failed for slot in plan.slots}
         samples: list[Sample] = []
         if len(slots) == 1:
-            samples = scheduler.give_up(slots.pop(), "out_of_memory: one sequence alone does not fit on the device")
+            reason = "out_of_memory: one sequence alone does not fit on the device"
+            samples = scheduler.roster.give_up(slots.pop(), reason)
         else:
             scheduler.max_running = len(slots) // 2
             log.warning("The device ran out of memory; at most %d sequences run from now on", scheduler.max_running)

@@ -7,6 +7,7 @@ another both take less than in turns (NanoFlow, arXiv 2408.12757, does so within
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -83,7 +84,7 @@ class ModelRunner:
         packet = lane.packet(lambda out: self.builder.build(plan, table.block_table, table.length, out))
         layout = ResultLayout(len(plan.sampled), step_width(table.logprob_words[plan.sampled]))
         kind = Kind(variant(plan, table), plan.shares_reads)
-        step = _Step(packet, len(plan.decode), layout, kind, edits_of(plan.admitted))
+        step = _Step(packet, len(plan.decode), plan.beside_rows, layout, kind, edits_of(plan.admitted))
         if self._config.overlap_prefill:
             self._order(plan, step)
         if len(plan.decode):
@@ -134,7 +135,8 @@ class ModelRunner:
         num_rows = self._num_rows(step.num_decode)
         logprobs = _logprobs_buffer(step.layout, step.layout.num_rows if prefills else num_rows, out.device)
         if prefills:
-            tokens, status = self._prefill(step, data, logprobs)
+            with self._device.leaving_room() if step.beside_rows else nullcontext():
+                tokens, status = self._prefill(step, data, logprobs)
         elif self._graphs and step.kind.variant is not Variant.FULL:
             tokens, status = self._graphs.run(num_rows, step.kind)
         else:
@@ -260,6 +262,7 @@ class _Step:
 
     packet: Packet
     num_decode: int
+    beside_rows: bool
     layout: ResultLayout
     kind: Kind
     edits: list[tuple[int, EditLoad | None]]

@@ -99,6 +99,14 @@ class Roster:
             self.slots.release(slot)
         return sample
 
+    def give_up(self, slot: int, reason: str) -> list[Sample]:
+        """Ends the sequence of a slot with an error, unless it has ended already."""
+        if self.slots.gone[slot]:
+            return []
+        sample = self.end(slot, FinishReason.ERROR, error=reason)
+        self.close_ranks()
+        return [sample]
+
     def preempt(self, slot: int) -> None:
         """Takes a sequence's blocks; it waits, first in line, once its results in flight are in."""
         self._give_blocks_back(slot)

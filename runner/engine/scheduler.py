@@ -20,7 +20,7 @@ from runner.engine.sampler import stop_ids_of
 from runner.engine.sequence import Sequence
 from runner.engine.shared_reads import SharedReads
 from runner.limits import MAX_STOP_IDS
-from runner.types import EngineStats, FinishReason, Sample
+from runner.types import EngineStats, Sample
 
 _MORE_BLOCK_UPDATES = 1 << 16
 
@@ -98,8 +98,9 @@ class Scheduler:
 
     def schedule_prompts(self) -> StepPlan | None:
         """The next step of prompts, or None when there are none to compute now."""
-        plan = StepPlan()
-        if self._wants_prefill(len(self._decodable())):
+        num_decodable = len(self._decodable())
+        plan = StepPlan(beside_rows=self.config.overlap_prefill and num_decodable > 0)
+        if self._wants_prefill(num_decodable):
             self._plan_chunks(plan, self.config.max_num_batched_tokens)
         return self._launched(plan)
 
@@ -132,14 +133,6 @@ class Scheduler:
         self.stats.completion_tokens += int((~self.slots.gone[plan.sampled]).sum())
         return self.roster.accept(plan, results)
 
-    def give_up(self, slot: int, reason: str) -> list[Sample]:
-        """Ends the sequence of a slot with an error, unless it has ended already."""
-        if self.slots.gone[slot]:
-            return []
-        sample = self.roster.end(slot, FinishReason.ERROR, error=reason)
-        self.roster.close_ranks()
-        return [sample]
-
     # --- decode ---
 
     def _decodable(self) -> np.ndarray:
@@ -162,7 +155,8 @@ class Scheduler:
             plan.block_updates.append(np.stack([needy, index, blocks], axis=1))
         table.length[rows] += 1
         self.stats.kv_tokens_read += int(table.length[rows].sum())
-        plan.decode = rows
+        # The longest are read first: what is read last should not take long. As all grow alike, their order stays.
+        plan.decode = rows[np.argsort(-table.length[rows], kind="stable")]
         if not len(rows):
             return
         plan.after_prompts, self.roster.freed_early = self.roster.freed_early, False

@@ -95,3 +95,25 @@ def test_rows_that_come_one_by_one_are_gathered_until_a_step_is_worth_it() -> No
     core.add([request(i, [i % 90] * 16, max_tokens=5 + i % 23) for i in range(200)])
     prompts = [tokens for _, tokens in steps_of(core) if tokens]
     assert np.mean(prompts) > 37, prompts
+
+
+def test_the_longest_rows_are_read_first() -> None:
+    """What a device reads last should not take long; as all grow alike, the order is told once."""
+    core = make_core(SchedulerConfig(32, 256, 128, 4, 2000))
+    prompts = [[i % 90] * (3 + 17 * i % 41) for i in range(80)]
+    core.add([request(i, prompt, max_tokens=20 + 2 * (i % 29)) for i, prompt in enumerate(prompts)])
+    launch, changes, decodes = core.runner.launch, [], []
+
+    def note(plan: StepPlan, table: SlotTable) -> Any:
+        if len(plan.decode):
+            lengths = table.length[plan.decode]
+            assert (np.diff(lengths) <= 0).all(), lengths
+            if decodes and set(plan.decode.tolist()) == set(decodes[-1].tolist()):
+                changes.append(not np.array_equal(plan.decode, decodes[-1]))
+            decodes.append(plan.decode)
+        return launch(plan, table)
+
+    core.runner.launch = note  # type: ignore[method-assign]
+    finish(core)
+    assert len(changes) > 10
+    assert not any(changes)

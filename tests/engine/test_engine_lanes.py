@@ -254,3 +254,24 @@ def test_without_the_rule_tokens_go_uncounted(monkeypatch: pytest.MonkeyPatch) -
     rows_amid_a_growing_pool(core, monkeypatch)
     rows_do_not_wait_for_edits(core, monkeypatch)
     assert finish(core, requests(**PENALISED)) != expected
+
+
+def test_prompts_leave_room_on_the_device_where_rows_decode_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = lanes_core(num_kv_blocks=80)
+    device, schedule = core.runner._device, core.scheduler.schedule_prompts
+    beside, rooms = [], []
+
+    def scheduled() -> StepPlan | None:
+        running = len(core.scheduler.roster.running)
+        plan = schedule()
+        if plan is not None:
+            beside.append(plan.beside_rows)
+            assert plan.beside_rows == (running > 0)
+        return plan
+
+    leaving_room = device.leaving_room
+    monkeypatch.setattr(core.scheduler, "schedule_prompts", scheduled)
+    monkeypatch.setattr(device, "leaving_room", lambda: rooms.append(True) or leaving_room())
+    finish(core, requests(more_tokens=9))
+    assert beside[0] is False
+    assert beside.count(True) == len(rooms) > 0

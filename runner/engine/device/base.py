@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ class Device(ABC):
     h2d: Stream
     compute: Stream
     d2h: Stream
-    prompts: Stream  # a second queue of computations; what it computes leaves room for those of `compute`
+    prompts: Stream  # a second queue of computations
 
     @abstractmethod
     def host_buffer(self, name: str, size: int) -> Buffer:
@@ -83,6 +84,10 @@ class Device(ABC):
     @abstractmethod
     def device_buffer(self, name: str, size: int) -> Buffer:
         """Device memory of ``size`` int32."""
+
+    @abstractmethod
+    def leaving_room(self) -> AbstractContextManager[None]:
+        """Within an operation: what it computes leaves room on the device for another stream's."""
 
     @abstractmethod
     def synchronize(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -184,6 +185,9 @@ class CpuDevice(Device):
 
     def device_buffer(self, name: str, size: int) -> CpuBuffer:
         return self._buffer(name, size)
+
+    def leaving_room(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def synchronize(self) -> None:
         for stream in self._streams:

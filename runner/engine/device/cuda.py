@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from runner.engine.device.products import products_on
 
 # With all multiprocessors a product leaves nothing to the other stream. Of those of an H100, 92 were best for both:
 # its power limits large products, so that they lose less by it than the others gain.
-_SHARE_OF_PROMPTS = 0.7
+_SHARE_BESIDE = 0.7
 
 
 class CudaBuffer(Buffer):
@@ -40,17 +41,14 @@ class CudaEvent(Event):
 
 
 class CudaStream(Stream):
-    def __init__(self, name: str, device: torch.device, priority: int = 0, share: float | None = None) -> None:
-        """``share`` is that of the multiprocessors which matrix products may take; None: all."""
+    def __init__(self, name: str, device: torch.device, priority: int = 0) -> None:
         self.name = name
         self.stream = torch.cuda.Stream(device, priority=priority)
-        count = torch.cuda.get_device_properties(device).multi_processor_count
-        self._products = None if share is None else int(count * share)
 
     def enqueue(
         self, operation: Callable[[], None], reads: Sequence[Buffer] = (), writes: Sequence[Buffer] = ()
     ) -> None:
-        with torch.cuda.stream(self.stream), products_on(self._products):
+        with torch.cuda.stream(self.stream):
             operation()
 
     def wait(self, event: Event) -> None:
@@ -68,13 +66,18 @@ class CudaDevice(Device):
         self.h2d = CudaStream("h2d", self.torch_device)
         self.compute = CudaStream("compute", self.torch_device)
         self.d2h = CudaStream("d2h", self.torch_device, priority=-1)
-        self.prompts = CudaStream("prompts", self.torch_device, share=_SHARE_OF_PROMPTS)
+        self.prompts = CudaStream("prompts", self.torch_device)
+        count = torch.cuda.get_device_properties(self.torch_device).multi_processor_count
+        self._products_beside = int(count * _SHARE_BESIDE)
 
     def host_buffer(self, name: str, size: int) -> CudaBuffer:
         return CudaBuffer(name, torch.empty(size, dtype=torch.int32, pin_memory=True))
 
     def device_buffer(self, name: str, size: int) -> CudaBuffer:
         return CudaBuffer(name, torch.empty(size, dtype=torch.int32, device=self.torch_device))
+
+    def leaving_room(self) -> AbstractContextManager[None]:
+        return products_on(self._products_beside)
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)

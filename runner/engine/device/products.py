@@ -16,10 +16,10 @@ _ALL = 0
 
 
 @contextmanager
-def products_on(count: int | None) -> Iterator[None]:
-    """Products that are launched within use at most ``count`` multiprocessors of the current device; None: all."""
-    library = None if count is None else _cublas()
-    if library is None or count is None:
+def products_on(count: int) -> Iterator[None]:
+    """Products that are launched within use at most ``count`` multiprocessors of the current device."""
+    library = _cublas()
+    if library is None:
         yield
         return
     _tell(library, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,9 @@ class WatchedDevice(Device):
 
     def device_buffer(self, name: str, size: int) -> Buffer:
         return self._device.device_buffer(name, size)
+
+    def leaving_room(self) -> AbstractContextManager[None]:
+        return self._device.leaving_room()
 
     def synchronize(self) -> None:
         self._device.synchronize()
