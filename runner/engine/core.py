@@ -21,6 +21,7 @@ from runner.types import EngineRequest, EngineStats, FinishReason, Sample, Sampl
 
 log = logging.getLogger(__name__)
 
+_FEW_TOKENS = 256  # of prompts in a step: what such a step takes does not lie in them
 _STREAM_STEPS = 4  # a message each step would cost more than the tokens that a late stop wastes
 
 
@@ -168,7 +169,8 @@ class EngineCore:
                     break
                 results = self.runner.results(queue[0])
             except torch.OutOfMemoryError:
-                failed = [launched.plan for launched in (*self._in_flight, *self._prompts)]
+                others = self._prompts if queue is self._in_flight else self._in_flight
+                failed = [launched.plan for launched in (*queue, *others)]
                 self._in_flight.clear()
                 self._prompts.clear()
                 return samples + self._shrink(failed)
@@ -176,12 +178,20 @@ class EngineCore:
         return samples
 
     def _shrink(self, failed: list[StepPlan]) -> list[Sample]:
-        """Out of memory: halves the batch and computes the failed steps' rows again; a lone row is given up."""
+        """Out of memory: halves the step that failed first, and computes the rows of all that failed again.
+
+        A lone row is given up, but for the part of a prompt that can be a smaller one.
+        """
         self.runner.recover()
         scheduler = self.scheduler
-        slots = {slot for plan in failed for slot in plan.slots}
+        slots, tokens = {slot for plan in failed for slot in plan.slots}, failed[0].num_prefill_tokens
         samples: list[Sample] = []
-        if len(slots) == 1:
+        if tokens > _FEW_TOKENS:
+            scheduler.max_prompt_tokens = tokens // 2
+            log.warning(
+                "The device ran out of memory; prompts are computed %d tokens at a time from now on", tokens // 2
+            )
+        elif len(slots) == 1:
             reason = "out_of_memory: one sequence alone does not fit on the device"
             samples = scheduler.roster.give_up(slots.pop(), reason)
         else:

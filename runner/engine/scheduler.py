@@ -56,7 +56,8 @@ class Scheduler:
         self.blocks, self.slots = self.roster.blocks, self.roster.slots
         self._shared_reads = SharedReads(self.slots, config.block_size) if config.share_reads else None
         self.stats = EngineStats(kv_blocks_total=config.num_blocks)
-        self.max_running = config.max_num_seqs  # lowered when the device runs out of memory
+        self.max_running = config.max_num_seqs  # lowered when the device runs out of memory, as is
+        self.max_prompt_tokens = config.max_num_batched_tokens  # of a step
         self._holding = False  # after a preemption nobody is admitted until blocks are plentiful again
 
     def add(self, sequence: Sequence) -> None:
@@ -101,7 +102,7 @@ class Scheduler:
         num_decodable = len(self._decodable())
         plan = StepPlan(beside_rows=self.config.overlap_prefill and num_decodable > 0)
         if self._wants_prefill(num_decodable):
-            self._plan_chunks(plan, self.config.max_num_batched_tokens)
+            self._plan_chunks(plan, self.max_prompt_tokens)
         return self._launched(plan)
 
     def schedule_rows(self) -> StepPlan | None:
@@ -194,7 +195,7 @@ class Scheduler:
             return True
         # Hysteresis: a prefill step interrupts or slows all running rows, so it waits until it is worth that. Waiting
         # for many blocks leaves them unused, which costs as much in the end: for a small part of the cache at most.
-        room = min(self.config.max_num_batched_tokens, self.blocks.num_blocks * self.config.block_size // 32)
+        room = min(self.max_prompt_tokens, self.blocks.num_blocks * self.config.block_size // 32)
         count, tokens = self._admissible(room)
         return tokens >= room or count >= min(len(self.roster.waiting), max(1, self.max_running // 8))
 

@@ -91,7 +91,6 @@ class StubRunner:
         return StepResults(launched.tokens, launched.status)
 
     def recover(self) -> None:
-        self._content.clear()
         self._late.clear()
 
     def _run_late(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub_runner import StubRunner, stub_answer
@@ -192,7 +193,7 @@ class FailingRunner(StubRunner):
 
     def launch(self, plan, table):  # type: ignore[no-untyped-def]
         if len(plan.slots) > self.rows:
-            raise __import__("torch").OutOfMemoryError
+            raise torch.OutOfMemoryError
         return super().launch(plan, table)
 
 
@@ -203,6 +204,35 @@ def test_out_of_memory_shrinks_the_batch(async_batching: bool) -> None:
     samples = finish(core)
     assert {s.request_id: s.token_ids for s in samples} == {i: stub_answer([i, 1], 10, 0) for i in range(6)}
     assert core.scheduler.max_running == 2
+
+
+@pytest.mark.parametrize("fails", ["launch", "results"])
+@pytest.mark.parametrize("overlap_prefill", [True, False])
+def test_prompts_that_do_not_fit_take_smaller_steps_and_leave_the_rows_alone(overlap_prefill: bool, fails: str) -> None:
+    class Crowded(StubRunner):
+        def launch(self, plan, table):  # type: ignore[no-untyped-def]
+            self.check("launch", plan)
+            return super().launch(plan, table)
+
+        def results(self, launched):  # type: ignore[no-untyped-def]
+            self.check("results", launched.plan)
+            return super().results(launched)
+
+        def check(self, where, plan):  # type: ignore[no-untyped-def]
+            if where == fails and plan.num_prefill_tokens > 300:
+                raise torch.OutOfMemoryError
+
+    config = SchedulerConfig(8, 1000, 1000, 16, 400, overlap_prefill=overlap_prefill)
+    core = EngineCore(Scheduler(config), Crowded(16, late_prompts=overlap_prefill))
+    prompts = [[i, *range(5 + 67 * i % 700)] for i in range(20)]
+    for few in (prompts[:1], prompts[1:]):  # the long ones come when there is a row that decodes
+        core.add([request(prompt[0], prompt, max_tokens=40) for prompt in few])
+        for _ in range(5):
+            core.step()
+    samples = finish(core)
+    assert {s.request_id: s.token_ids for s in samples} == {i: stub_answer(p, 40, 0) for i, p in enumerate(prompts)}
+    assert core.scheduler.max_running == 8
+    assert 150 <= core.scheduler.max_prompt_tokens <= 300
 
 
 def test_a_lone_row_that_does_not_fit_is_given_up() -> None:
