@@ -57,6 +57,7 @@ class EngineCore:
         self._prefix_caching = prefix_caching
         self._in_flight: deque[Launched] = deque()
         self._prompts: deque[Launched] = deque()  # in flight beside these
+        self._next_chunks = _STREAM_STEPS  # the step from which on those that stream are told again
 
     @property
     def has_work(self) -> bool:
@@ -96,10 +97,13 @@ class EngineCore:
 
     def take_chunks(self) -> list[TokenChunk]:
         """The tokens so far of samples that stream, every few steps; empty in between."""
-        return self.scheduler.roster.take_chunks() if self.scheduler.stats.steps % _STREAM_STEPS == 0 else []
+        if self.scheduler.stats.steps < self._next_chunks:
+            return []
+        self._next_chunks = self.scheduler.stats.steps + _STREAM_STEPS
+        return self.scheduler.roster.take_chunks()
 
     def step(self) -> list[Sample]:
-        """Launches the next step, if there is one, and returns what the step before it finished."""
+        """Launches what comes next, if anything does, and returns what the steps before it finished."""
         if self.async_batching and self.scheduler.config.overlap_prefill:
             return self._step_beside()
         plan = self.scheduler.schedule_prompts() or self.scheduler.schedule_rows()
@@ -178,24 +182,24 @@ class EngineCore:
         return samples
 
     def _shrink(self, failed: list[StepPlan]) -> list[Sample]:
-        """Out of memory: halves the step that failed first, and computes the rows of all that failed again.
+        """Out of memory: halves the prompts of a step or the batch, and computes the rows of all that failed again.
 
-        A lone row is given up, but for the part of a prompt that can be a smaller one.
+        A row that is alone is given up.
         """
         self.runner.recover()
         scheduler = self.scheduler
-        slots, tokens = {slot for plan in failed for slot in plan.slots}, failed[0].num_prefill_tokens
+        tokens, num_rows = failed[0].num_prefill_tokens, scheduler.roster.num_occupied
         samples: list[Sample] = []
         if tokens > _FEW_TOKENS:
             scheduler.max_prompt_tokens = tokens // 2
             log.warning(
                 "The device ran out of memory; prompts are computed %d tokens at a time from now on", tokens // 2
             )
-        elif len(slots) == 1:
+        elif num_rows == 1:
             reason = "out_of_memory: one sequence alone does not fit on the device"
-            samples = scheduler.roster.give_up(slots.pop(), reason)
+            samples = scheduler.roster.give_up(failed[0].slots[0], reason)
         else:
-            scheduler.max_running = len(slots) // 2
+            scheduler.max_running = num_rows // 2
             log.warning("The device ran out of memory; at most %d sequences run from now on", scheduler.max_running)
         scheduler.fail(failed)
         return samples

@@ -11,7 +11,8 @@ from runner.engine.attention.metadata import SharedPrefix
 class DeviceSlots:
     """Tensors over ``max_num_seqs + 1`` slots; the last is the dummy of padding rows, whose block is nobody's.
 
-    All changes are operations on the compute stream, in step order.
+    All changes are operations of steps. A slot belongs to steps of prompts until its prompt is computed, and to those
+    of rows from then on.
     """
 
     def __init__(self, max_num_seqs: int, max_blocks: int, trash_block: int, device: torch.device) -> None:

@@ -49,6 +49,11 @@ class DeviceTimes:
         """Of a prefill step at least, by the fastest before it; 0 without any."""
         return 0.0 if self._token == inf else self._token * num_prefill_tokens
 
+    def lose_prompts(self) -> None:
+        """Those in flight failed and will not be counted."""
+        self.decode += self._shared
+        self._shared = 0.0
+
     def pause(self) -> None:
         """There was no work until now: that is not the device idling between steps."""
         self._last = None

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from runner.engine.attention import AttentionBackend, AttentionBatch
 from runner.engine.forward import forward
 from runner.engine.layers import KeysWritten, LastTokens, StepContext
-from runner.engine.probe import FORWARD_ERRORS, check_logits, decoder_layers
+from runner.engine.probe import FORWARD_ERRORS, decoder_layers, error_limit, logits_errors
 from runner.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class LastLayer(nn.Module):
         num_tokens = hidden_states.shape[1]
 
         def take(value: Any) -> Any:
-            per_token = isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == num_tokens
+            per_token = isinstance(value, Tensor) and value.ndim > 1 and value.shape[:2] == (1, num_tokens)
             return value[:, last.index] if per_token else value
 
         return self.layer(*tree_map(take, (hidden_states, *args)), **tree_map(take, kwargs))
@@ -111,7 +111,9 @@ def agrees(
     try:
         last = last_tokens(batch, index, batch.prefill_rows, batch.seq_lens)
         alone = forward(model, backend, context, ids, positions, batch, index, last)
-        check_logits(alone.float(), whole.float(), model.dtype)
+        error = logits_errors(alone.float(), whole.float()).max()
+        if not error <= error_limit(model.dtype):  # not <=: a NaN fails too
+            raise ConfigError(f"the last tokens alone gave other logits (relative error {error:.2g})")
     except torch.OutOfMemoryError:
         raise
     except (ConfigError, *FORWARD_ERRORS) as error:

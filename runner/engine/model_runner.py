@@ -124,12 +124,13 @@ class ModelRunner:
     def recover(self) -> None:
         """After a step failed: drops what is queued, and what the device was believed to hold of it."""
         self._device.discard()
+        self.times.lose_prompts()
         self._has_prompts = False
         self.builder.forget_rows()
 
     @torch.inference_mode()
     def _run(self, step: _Step, data: Tensor, out: Tensor) -> None:
-        """One step on the compute stream."""
+        """One step, on its lane's stream."""
         self._apply(step, data)
         prefills = bool(step.packet.token_ids.count)
         num_rows = self._num_rows(step.num_decode)

@@ -99,7 +99,7 @@ def _prove(model: PreTrainedModel) -> list[AttentionSpec]:
     with _recorders(model) as calls:
         packed = _packed_logits(model, sequences)
     _check_layers(model, calls)
-    check_logits(packed, _own_logits(model, sequences), model.dtype)
+    _check_logits(packed, _own_logits(model, sequences), model.dtype)
     for index, call in enumerate(calls):
         setattr(call.module, _INDEX, index)
     return [call.spec for call in calls]
@@ -166,12 +166,20 @@ def _announced_windows(config: Any) -> list[int]:
     return [window if kind == "sliding_attention" else 0 for kind in layer_types]
 
 
-def check_logits(packed: Tensor, own: Tensor, dtype: torch.dtype) -> None:
-    """Compares [N, vocabulary] logits position by position, relative to the spread of the model's own."""
-    errors = (packed - own).norm(dim=-1) / (own - own.mean(dim=-1, keepdim=True)).norm(dim=-1)
-    exact = dtype == torch.float32
-    error, limit = (errors.max(), _MAX_ERROR) if exact else (errors.median(), _MAX_HALF_ERROR)
-    if not error <= limit:  # not <=: a NaN fails too
+def logits_errors(logits: Tensor, own: Tensor) -> Tensor:
+    """[N]: how far [N, vocabulary] logits are from a model's own at each position, relative to the spread of these."""
+    return (logits - own).norm(dim=-1) / (own - own.mean(dim=-1, keepdim=True)).norm(dim=-1)
+
+
+def error_limit(dtype: torch.dtype) -> float:
+    """Of `logits_errors`."""
+    return _MAX_ERROR if dtype == torch.float32 else _MAX_HALF_ERROR
+
+
+def _check_logits(packed: Tensor, own: Tensor, dtype: torch.dtype) -> None:
+    errors = logits_errors(packed, own)
+    error = errors.max() if dtype == torch.float32 else errors.median()
+    if not error <= error_limit(dtype):  # not <=: a NaN fails too
         raise ConfigError(f"packed sequences gave other logits than each alone (relative error {error:.2g})")
 
 

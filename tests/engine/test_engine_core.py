@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stub_runner import StubRunner, stub_answer
+from stub_runner import StubLaunched, StubRunner, stub_answer
 
 from runner.engine.core import EngineCore
 from runner.engine.scheduler import Scheduler, SchedulerConfig
@@ -233,6 +233,50 @@ def test_prompts_that_do_not_fit_take_smaller_steps_and_leave_the_rows_alone(ove
     assert {s.request_id: s.token_ids for s in samples} == {i: stub_answer(p, 40, 0) for i, p in enumerate(prompts)}
     assert core.scheduler.max_running == 8
     assert 150 <= core.scheduler.max_prompt_tokens <= 300
+
+
+@pytest.mark.parametrize("overlap_prefill", [True, False])
+@pytest.mark.parametrize("count", [1, 2])
+def test_short_prompts_that_do_not_fit_beside_rows_are_not_taken_for_lone_ones(
+    overlap_prefill: bool, count: int
+) -> None:
+    class Full(StubRunner):
+        rows = 6
+
+        def launch(self, plan, table):  # type: ignore[no-untyped-def]
+            if plan.chunks and sum(s is not None for s in table.sequences) > self.rows:
+                raise torch.OutOfMemoryError
+            return super().launch(plan, table)
+
+    config = replace(CONFIG, max_num_seqs=8, overlap_prefill=overlap_prefill)
+    core = EngineCore(Scheduler(config), Full(4, late_prompts=overlap_prefill))
+    core.add([request(i, [i, 1], max_tokens=20) for i in range(6)])
+    samples = []
+    for _ in range(6):
+        samples += core.step()
+    core.add([request(6 + i, [i, 2], max_tokens=20) for i in range(count)])
+    samples += finish(core)
+    assert len(samples) == 6 + count
+    assert all(sample.error is None for sample in samples)
+    assert core.scheduler.max_running >= 3
+
+
+def test_those_that_stream_are_told_every_few_steps_however_many_a_call_launches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One step of prompts and one of rows at each call: after the first, their number is always odd."""
+    monkeypatch.setattr(StubLaunched, "is_done", True)
+    core = make_core(SchedulerConfig(8, 64, 256, 4, 400, overlap_prefill=True))
+    core.add([replace(request(0, [5, 6], max_tokens=200), stream=True)])
+    told, silence = 0, [0]
+    for i in range(1, 60):
+        core.step()
+        core.add([request(i, [i, 7], max_tokens=1)])
+        chunks = core.take_chunks()
+        told += sum(len(chunk.token_ids) for chunk in chunks)
+        silence.append(0 if chunks else silence[-1] + 1)
+    assert told > 50
+    assert max(silence) < 6
 
 
 def test_a_lone_row_that_does_not_fit_is_given_up() -> None:

@@ -46,6 +46,22 @@ def test_what_rows_and_prompts_share_counts_once() -> None:
     assert times.prefill + times.decode + times.idle == pytest.approx(2.6)
 
 
+def test_rows_that_were_over_before_prompts_began_do_not_make_them_seem_quick() -> None:
+    times = DeviceTimes()
+    times.add_prompts(At(0), At(1), num_tokens=100)
+    times.add_rows(At(1), At(1.5), beside=True)  # read while the prompts of 1.5 to 1.6 are in flight
+    times.add_prompts(At(1.5), At(1.6), num_tokens=100)
+    assert times.expected(100) == pytest.approx(1.0)
+    assert times.prefill + times.decode == pytest.approx(1.6)
+
+
+def test_prompts_that_fail_take_no_time_of_the_rows_beside_them() -> None:
+    times = DeviceTimes()
+    times.add_rows(At(0), At(1), beside=True)
+    times.lose_prompts()
+    assert times.decode == pytest.approx(1.0)
+
+
 def test_a_pause_is_not_idle() -> None:
     times = DeviceTimes()
     times.add_prompts(At(0), At(1), 1)

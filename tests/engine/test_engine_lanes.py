@@ -275,3 +275,33 @@ def test_prompts_leave_room_on_the_device_where_rows_decode_beside_them(monkeypa
     finish(core, requests(more_tokens=9))
     assert beside[0] is False
     assert beside.count(True) == len(rooms) > 0
+
+
+def test_all_time_is_counted_once_and_an_early_end_makes_rows_wait_once() -> None:
+    core = lanes_core(num_kv_blocks=60)
+    waits, steps = [], []
+    launch, results = core.runner.launch, core.runner.results
+
+    def noted(plan: StepPlan, table: Any) -> Any:
+        waits.append(plan.after_prompts)
+        return launch(plan, table)
+
+    core.runner.launch = noted
+    core.runner.results = lambda launched: steps.append(launched) or results(launched)
+
+    aborted = []
+
+    def between(core: Any) -> list[Sample]:
+        flying = [chunk.sequence for launched in core._prompts for chunk in launched.plan.chunks]
+        if aborted or not flying:
+            return []
+        aborted.append(flying[0].key)
+        return core.abort({flying[0].key})
+
+    finish(core, requests(), between)
+    times = core.runner.times
+    first = max(steps, key=lambda step: steps[-1].end.seconds_since(step.begin)).begin
+    whole = max(step.end.seconds_since(first) for step in steps)
+    assert times.prefill + times.decode + times.idle == pytest.approx(whole)
+    assert aborted
+    assert sum(waits) == 1

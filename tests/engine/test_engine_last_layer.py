@@ -100,16 +100,28 @@ def test_a_layer_that_answers_otherwise_is_not_trusted(monkeypatch: pytest.Monke
     assert not context_of(make_core("llama")).finishes_alone
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_wrong_prompt_of_two_is_enough(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    model = tiny_model("llama").to(dtype)
+    config = EngineConfig(max_num_seqs=8, max_num_batched_tokens=256, num_kv_blocks=64, max_model_len=128)
+    whole = LastLayer.forward
+
+    def wrong(self: LastLayer, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        answer = whole(self, hidden_states, *args, **kwargs)
+        if self._context.last is not None:
+            answer[:, 1] = answer[:, 1].roll(7, -1)
+        return answer
+
+    assert context_of(core_over(model, config, CpuDevice(), (EOS_TOKEN_ID,), context=512)).finishes_alone
+    monkeypatch.setattr(LastLayer, "forward", wrong)
+    model = tiny_model("llama").to(dtype)
+    assert not context_of(core_over(model, config, CpuDevice(), (EOS_TOKEN_ID,), context=512)).finishes_alone
+
+
 def test_a_failed_forward_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     core = make_core("llama", async_batching=False)
-    context, layer = (
-        context_of(core),
-        next(
-            m
-            for m in core.runner._model.modules()
-            if isinstance(m, LastLayer)  # type: ignore[attr-defined]
-        ),
-    )
+    context, modules = context_of(core), core.runner._model.modules()  # type: ignore[attr-defined]
+    layer = next(module for module in modules if isinstance(module, LastLayer))
     plan, failures = layer._plan, [torch.OutOfMemoryError()]
 
     def fails_once(batch: Any) -> None:

@@ -3,7 +3,8 @@
 A step touches four kinds of double-buffered memory: pinned input (host -> H2D), device input (H2D ->
 compute), device output (compute -> D2H) and pinned output (D2H -> host). Every operation names the buffers
 that it reads and writes, so that the CPU stand-in can prove that events order each pair of conflicting
-accesses. Everything else on the device (slot state, KV cache, weights) is touched by the compute stream alone.
+accesses. Everything else on the device (slot state, KV cache, weights) is touched by computations alone. Those of
+`compute` and of `prompts` have slots and blocks of their own, but for what `ModelRunner` puts in order.
 """
 
 from __future__ import annotations

@@ -96,8 +96,8 @@ def bias_entries(params: SamplingParams, bad_token_ids: Iterable[int] = ()) -> t
 class SamplingState:
     """The sampling parameters of ``max_num_seqs + 1`` slots; the last one is the dummy slot of padding rows.
 
-    Every change is an operation on the current stream, so that a step launched before sees the old values and a step
-    launched after the new ones. The dummy slot is greedy without a stop set.
+    Every change is an operation on the current stream, so that of the steps on that stream one launched before sees the
+    old values and one launched after the new ones. The dummy slot is greedy without a stop set.
     """
 
     def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device | str) -> None:
