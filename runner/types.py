@@ -230,8 +230,8 @@ class EngineStats:
     cached_tokens: int = 0
     completion_tokens: int = 0
     preemptions: int = 0
-    prefill_seconds: float = 0.0  # device time of steps with prompt tokens
-    decode_seconds: float = 0.0  # device time of the other steps
+    prefill_seconds: float = 0.0  # device time of prompts; of what rows beside them share, what they take alone
+    decode_seconds: float = 0.0  # device time of rows
     idle_seconds: float = 0.0  # device time between one step's end and the next one's start, while there was work
     kv_tokens_read: int = 0  # tokens of cache that the steps have read for their running sequences
     kv_tokens_shared: int = 0  # of these, what was read for one sequence and served others too

@@ -29,8 +29,8 @@ _ENGINE_COUNTERS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "completion_tokens": ("completion_tokens", "Tokens generated"),
         "preemptions": ("preemptions", "Sequences that had to make room"),
         "steps": ("engine_steps", "Steps of the engine"),
-        "prefill_seconds": ("prefill_seconds", "Device time of steps with prompt tokens"),
-        "decode_seconds": ("decode_seconds", "Device time of the other steps"),
+        "prefill_seconds": ("prefill_seconds", "Device time of prompts"),
+        "decode_seconds": ("decode_seconds", "Device time of decode steps"),
     }
 )
 _GAUGES: Mapping[str, tuple[str, str]] = MappingProxyType(
