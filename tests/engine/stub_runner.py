@@ -60,11 +60,13 @@ class StubRunner:
         self._tables: dict[int, dict[int, int]] = {}
         self._lengths: dict[int, int] = {}
         self._late: deque[Callable[[], None]] = deque()
+        self._unread: dict[int, set[tuple[int, int]]] = {}  # what each step in flight has written, by its plan's id
 
     def launch(self, plan: StepPlan, table: SlotTable) -> StubLaunched:
+        written = self._unread[id(plan)] = set()
         if plan.chunks:
             sequences = [(c.sequence, c.slot, c.start, c.start + c.count, c.final) for c in plan.chunks]
-            self._late.append(lambda: self._compute_prompts(plan, sequences))
+            self._late.append(lambda: self._compute_prompts(plan, sequences, written))
             tokens = [_token(sequence, stop) for sequence, _, _, stop, final in sequences if final]
             if not self._late_prompts:
                 self._run_late()
@@ -77,7 +79,7 @@ class StubRunner:
                 sequence, position = table.sequences[slot], self._lengths[slot]
                 assert sequence is not None
                 self._lengths[slot] = position + 1
-                self._compute(sequence, slot, position, position + 1)
+                self._compute(sequence, slot, position, position + 1, written)
                 tokens.append(_token(sequence, position + 1))
         values = np.array(tokens, np.int32)
         return StubLaunched(plan, values, (values < self._stop_below).astype(np.int32))
@@ -88,9 +90,14 @@ class StubRunner:
     def results(self, launched: StubLaunched) -> StepResults:
         if launched.plan.chunks:
             self._run_late()
+        del self._unread[id(launched.plan)]
         return StepResults(launched.tokens, launched.status)
 
     def recover(self) -> None:
+        """The steps in flight did not run; what was there before stays."""
+        for place in set().union(*self._unread.values()):
+            self._content.pop(place, None)
+        self._unread.clear()
         self._late.clear()
 
     def _run_late(self) -> None:
@@ -102,18 +109,24 @@ class StubRunner:
             for slot, index, block in updates.tolist():
                 self._tables.setdefault(slot, {})[index] = block
 
-    def _compute_prompts(self, plan: StepPlan, sequences: list[tuple[Sequence, int, int, int, bool]]) -> None:
+    def _compute_prompts(
+        self,
+        plan: StepPlan,
+        sequences: list[tuple[Sequence, int, int, int, bool]],
+        written: set[tuple[int, int]],
+    ) -> None:
         self._update(plan)
         for sequence, slot, start, stop, _ in sequences:
-            self._compute(sequence, slot, start, stop)
+            self._compute(sequence, slot, start, stop, written)
             self._lengths[slot] = stop
 
-    def _compute(self, sequence: Sequence, slot: int, start: int, stop: int) -> None:
+    def _compute(self, sequence: Sequence, slot: int, start: int, stop: int, written: set[tuple[int, int]]) -> None:
         """Writes positions [start, stop) and reads all before ``stop``: each must hold this sequence's own prefix."""
         prompt = sequence.prompt.token_ids
         history = [*prompt.tolist(), *(stub_token(prompt, i) for i in range(stop - len(prompt)))]
         for position in range(start, stop):
             self._content[self._place(slot, position)] = tuple(history[: position + 1])
+            written.add(self._place(slot, position))
         for position in range(stop):
             assert self._content.get(self._place(slot, position)) == tuple(history[: position + 1]), (
                 f"slot {slot} reads position {position}, which holds another sequence's KV"
