@@ -124,7 +124,7 @@ class EngineCore:
         return samples + self._accept(self._in_flight or self._prompts)
 
     def _launch_prompts(self) -> list[Sample]:
-        """One step of them at a time: the driver takes no more launches than some two have, and makes the host wait."""
+        """One step of them at a time: with two, some launches took the host as long as the device needs for a step."""
         plan = None if self._prompts else self.scheduler.schedule_prompts()
         return [] if plan is None else self._launch(plan, self._prompts)
 

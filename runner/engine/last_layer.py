@@ -100,7 +100,7 @@ def agrees(
     """Whether a model bound to its cache gives the logits of two prompts with its last layer computed either way.
 
     Writes to blocks 0 and following, so no sequence may be in them; a cache of too few says no. A model may do with
-    its layers what we do not foresee; it is served with its last layer as it is then.
+    its layers what we do not foresee, or in 16 bits send a token to other experts; its last layer stays whole then.
     """
     if sum(_blocks_of(block_size)) > num_blocks:
         return False

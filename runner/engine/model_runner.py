@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence as SequenceOf
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from runner.engine.forward import forward
 from runner.engine.graphs import DecodeGraphs, Kind
 from runner.engine.lane import Lane, Launched
 from runner.engine.last_layer import last_tokens
-from runner.engine.layers import LastTokens, StepContext
+from runner.engine.layers import StepContext
 from runner.engine.plan import StepPlan
 from runner.engine.results import ResultLayout, StepResults, most_words, step_width
 from runner.engine.sampler import LogprobsBuffer, SamplingState, Variant, load_sampler
@@ -51,8 +52,8 @@ class ModelRunner:
     ) -> None:
         """``graph_sizes`` are the batch sizes whose decode steps run from CUDA graphs; none: all run eagerly."""
         self._model = model
-        self._backend = backend
         self._context = context
+        self._forward = partial(forward, model, backend, context)
         self._device = device
         self._config = config
         self.slots = DeviceSlots(
@@ -245,16 +246,6 @@ class ModelRunner:
                 load(self._sampling)
         if packet.rows.count:
             self.slots.set_rows(_take(data, packet.rows))
-
-    def _forward(
-        self,
-        token_ids: Tensor,
-        positions: Tensor,
-        batch: AttentionBatch,
-        keep: Tensor | None = None,
-        last: LastTokens | None = None,
-    ) -> Tensor:
-        return forward(self._model, self._backend, self._context, token_ids, positions, batch, keep, last)
 
 
 @dataclass(frozen=True, slots=True)

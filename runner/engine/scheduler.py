@@ -56,8 +56,9 @@ class Scheduler:
         self.blocks, self.slots = self.roster.blocks, self.roster.slots
         self._shared_reads = SharedReads(self.slots, config.block_size) if config.share_reads else None
         self.stats = EngineStats(kv_blocks_total=config.num_blocks)
-        self.max_running = config.max_num_seqs  # lowered when the device runs out of memory, as is
-        self.max_prompt_tokens = config.max_num_batched_tokens  # of a step
+        # Both are lowered when the device runs out of memory.
+        self.max_running = config.max_num_seqs
+        self.max_prompt_tokens = config.max_num_batched_tokens  # in one step
         self._holding = False  # after a preemption nobody is admitted until blocks are plentiful again
 
     def add(self, sequence: Sequence) -> None:
