@@ -1,7 +1,7 @@
 """CUDA graphs of decode steps: one a batch size and kind of step, sharing one pool.
 
-A graph is captured when it is first needed, or before that while the device is busy with a long step: capturing takes
-the host some 50 ms and the device nothing.
+A graph is captured when it is first needed, or before that while the device is busy with prompts: capturing takes the
+host some 50 ms and the device nothing.
 """
 
 from __future__ import annotations
@@ -64,15 +64,22 @@ class DecodeGraphs:
         graph.replay()
         return tokens[:num_rows], status[:num_rows]
 
-    def capture_ahead(self, num_rows: int, kind: Kind, seconds: float) -> None:
-        """Captures sizes that serve batches of up to ``num_rows``, the largest first, for ``seconds`` at most."""
-        until = time.perf_counter() + seconds
-        sizes = [size for size in self._sizes if size <= self.size_for(num_rows)]
+    def capture_ahead(self, num_rows: int, most: int, kind: Kind, has_time: Callable[[float], bool]) -> None:
+        """Captures what is missing, as long as there is time for what the longest capture so far took (seconds).
+
+        First come the sizes that serve ``num_rows``, which there are now or soon, to ``most``, which there may come
+        to be; then the smaller ones, which they shrink to.
+        """
+        now, last = self.size_for(num_rows), self.size_for(most)
+        sizes = [size for size in self._sizes if now <= size <= last]
+        sizes += [size for size in reversed(self._sizes) if size < now]
         missing = [size for size in sizes if (size, kind) not in self._graphs]
         # A capture that finds no memory is tried again when it is needed, and the batch shrinks then if it must.
         with contextlib.suppress(torch.OutOfMemoryError):
-            while missing and self._capturable and time.perf_counter() + self._slowest < until:
-                self._try_capture(missing.pop(), kind)
+            for size in missing:
+                if not self._capturable or not has_time(self._slowest):
+                    break
+                self._try_capture(size, kind)
 
     def _try_capture(self, size: int, kind: Kind) -> None:
         """Some models' code asks the host in mid-step (experts chosen in Python): they run without graphs."""

@@ -6,6 +6,8 @@ another both take less than in turns (NanoFlow, arXiv 2408.12757, does so within
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -103,14 +105,27 @@ class ModelRunner:
             self._has_loaded_edits = False
 
     def prepare(self, launched: Launched, num_rows: int) -> None:
-        """While the device works on a long prefill step: gets graphs ready for up to ``num_rows`` decode rows.
+        """While the device is busy with prompts: gets graphs ready for up to ``num_rows`` decode rows."""
+        plan = launched.plan
+        if not self._graphs or launched.variant is Variant.FULL or not len(plan.sampled):
+            return
+        if plan.beside_rows or not (plan.chunks or self._has_prompts):
+            return
+        now = self._num_rows(len(plan.sampled))
+        most = max(now, self._num_rows(num_rows))
+        kind, has_time = Kind(launched.variant, self._shares_reads), self._time_beside(launched)
+        self._device.compute.enqueue(lambda: self._capture_ahead(now, most, kind, has_time))
 
-        Half of the step's time is left for the host's own work on the next one.
-        """
-        if self._graphs and launched.plan.chunks and launched.variant is not Variant.FULL:
-            spare = self.times.expected(launched.plan.num_prefill_tokens) / 2
-            rows, kind = self._num_rows(num_rows), Kind(launched.variant, self._shares_reads)
-            self._device.compute.enqueue(lambda: self._capture_ahead(rows, kind, spare))
+    def _time_beside(self, launched: Launched) -> Callable[[float], bool]:
+        """Whether the host has so many seconds left for other things before the device waits for it."""
+        if not launched.plan.chunks:  # beside prompts a step of rows takes about as long as a capture
+            once = iter([True])
+            return lambda seconds: next(once, False)
+        if self._config.overlap_prefill:  # nothing else is launched before these are done
+            return lambda seconds: not launched.is_done
+        # Half of the step's time is left for the host's own work on the next one.
+        until = time.perf_counter() + self.times.expected(launched.plan.num_prefill_tokens) / 2
+        return lambda seconds: time.perf_counter() + seconds < until
 
     def results(self, launched: Launched) -> StepResults:
         """Waits for a step."""
@@ -147,9 +162,9 @@ class ModelRunner:
             step.layout.write(out, tokens, status, logprobs)
 
     @torch.inference_mode()  # as steps run: else the compiler would compile all anew, in the midst of a capture
-    def _capture_ahead(self, num_rows: int, kind: Kind, seconds: float) -> None:
+    def _capture_ahead(self, num_rows: int, most: int, kind: Kind, has_time: Callable[[float], bool]) -> None:
         assert self._graphs
-        self._graphs.capture_ahead(num_rows, kind, seconds)
+        self._graphs.capture_ahead(num_rows, most, kind, has_time)
 
     def _num_rows(self, num_decode: int) -> int:
         """The arithmetic of a row may depend on how many there are: deterministic steps have one size."""
