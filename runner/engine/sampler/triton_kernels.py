@@ -30,7 +30,7 @@ _NO_TOKEN = tl.constexpr(2**31 - 1)
 _INF = tl.constexpr(float("inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles_per_piece"])  # it hangs on the number of rows
 def choose_kernel(
     logits_ptr,  # [B, V], rows `logits_stride` apart
     rows_ptr,  # int32 [B]
@@ -86,7 +86,7 @@ def choose_kernel(
     tl.store(tokens_ptr + out, token)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pieces"])  # likewise
 def finish_kernel(
     best_ptr,  # float32 [B, pieces]
     piece_tokens_ptr,  # int32 [B, pieces]
@@ -95,7 +95,7 @@ def finish_kernel(
     tokens_ptr,  # out: int32 [B]
     status_ptr,  # out: int32 [B]
     pieces,
-    PIECES: tl.constexpr,  # pieces rounded up to a power of two
+    PIECES: tl.constexpr,  # a power of two that is not below
 ):
     index = tl.program_id(0)
     lanes = tl.arange(0, PIECES)

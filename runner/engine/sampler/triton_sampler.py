@@ -103,8 +103,9 @@ def _choose(inputs: tuple[Tensor, ...], floors: Tensor, greedy: bool, static: St
     )  # fmt: skip
     tokens = torch.empty(num_rows, dtype=torch.int32, device=logits.device)
     status = torch.empty_like(tokens)
+    # As many as one row has: more rows have fewer, and a kernel for each number would be compiled in mid-run.
     finish_kernel[(num_rows,)](
         best, piece_tokens, rows, words, tokens, status, pieces,
-        PIECES=triton.next_power_of_2(pieces), num_warps=1,
+        PIECES=triton.next_power_of_2(min(tiles, PROGRAMS)), num_warps=1,
     )  # fmt: skip
     return tokens, status
