@@ -25,6 +25,7 @@ from runner.engine.loader import load_model
 from runner.engine.memory import block_bytes, cpu_blocks, cuda_blocks
 from runner.engine.model_runner import ModelRunner
 from runner.engine.probe import bind, decoder_layers, probe, refuse_unserved
+from runner.engine.rehearsal import Rehearsal, kernel_calls, linear_calls
 from runner.engine.scheduler import Scheduler, SchedulerConfig
 from runner.engine.settings import EngineSettings
 from runner.engine.warm_up import warm_up
@@ -64,7 +65,13 @@ def core_over(
     backend = load_backend(
         default_backend(target), specs, engine.max_num_seqs, target, dtype, engine.block_size, engine.deterministic
     )
-
+    vocab_size = model.config.get_text_config().vocab_size
+    max_blocks = -(-max_model_len // engine.block_size)
+    share_reads = _may_share_reads(target, engine)
+    rehearsal = Rehearsal()
+    if target.type == "cuda":  # on a CPU nothing is compiled
+        rehearsal.start(kernel_calls(backend, engine.block_size, max_blocks, vocab_size, share_reads))
+        rehearsal.start(linear_calls(model))
     last_layer.install(model, step, backend.plan)
 
     def bind_cache(num_blocks: int) -> None:
@@ -87,7 +94,7 @@ def core_over(
         bind_cache(1)
         return cuda_blocks(model, backend, step, engine, max_tokens, max_model_len, size, target)
 
-    most = engine.max_num_seqs * -(-max_model_len // engine.block_size)
+    most = engine.max_num_seqs * max_blocks
     config = SchedulerConfig(
         max_num_seqs=engine.max_num_seqs,
         max_num_batched_tokens=max_tokens,
@@ -95,13 +102,14 @@ def core_over(
         block_size=engine.block_size,
         num_blocks=engine.num_kv_blocks or min(most, measured_blocks()),
         overlap_prefill=_may_overlap(target, engine),
-        share_reads=_may_share_reads(target, engine),
+        share_reads=share_reads,
         deterministic=engine.deterministic,
         eos_ids=eos_ids,
     )
     _check_cache(config)
     bind_cache(config.num_blocks + 1)  # padding rows write to one that the scheduler does not know
-    step.finishes_alone = last_layer.agrees(model, backend, step, engine.block_size, config.num_blocks)
+    rehearsal.finish()
+    step.finishes_alone = last_layer.agrees(model, backend, step, engine.block_size, config.num_blocks, max_blocks)
     runner = ModelRunner(
         model,
         backend,
@@ -109,10 +117,10 @@ def core_over(
         device,
         config,
         eos_ids,
-        model.config.get_text_config().vocab_size,
+        vocab_size,
         graph_sizes=_graph_sizes(model, engine, device) if accelerated else (),
     )
-    if target.type == "cuda":  # on a CPU nothing is compiled
+    if target.type == "cuda":
         warm_up(runner, config)
     scheduler = Scheduler(config)
     scheduler.stats.device = torch.cuda.get_device_name(target) if target.type == "cuda" else ""

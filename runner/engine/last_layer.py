@@ -95,16 +95,22 @@ def last_tokens(step: AttentionBatch, index: Tensor, slots: Tensor, lengths: Ten
 
 @torch.inference_mode()
 def agrees(
-    model: PreTrainedModel, backend: AttentionBackend, context: StepContext, block_size: int, num_blocks: int
+    model: PreTrainedModel,
+    backend: AttentionBackend,
+    context: StepContext,
+    block_size: int,
+    num_blocks: int,
+    max_blocks: int,
 ) -> bool:
     """Whether a model bound to its cache gives the logits of two prompts with its last layer computed either way.
 
-    Writes to blocks 0 and following, so no sequence may be in them; a cache of too few says no. A model may do with
-    its layers what we do not foresee, or in 16 bits send a token to other experts; its last layer stays whole then.
+    Writes to blocks 0 and following, so no sequence may be in them; a cache of too few, or sequences of at most
+    ``max_blocks`` that are too few, say no. A model may do with its layers what we do not foresee, or in 16 bits send
+    a token to other experts; its last layer stays whole then.
     """
-    if sum(_blocks_of(block_size)) > num_blocks:
+    if sum(_blocks_of(block_size)) > num_blocks or max(_blocks_of(block_size)) > max_blocks:
         return False
-    ids, positions, batch, index = _two_prompts(block_size, model.device)
+    ids, positions, batch, index = _two_prompts(block_size, max_blocks, model.device)
 
     whole = forward(model, backend, context, ids, positions, batch, index)
     assert batch.prefill_rows is not None and batch.seq_lens is not None
@@ -126,11 +132,13 @@ def _blocks_of(block_size: int) -> list[int]:
     return [-(-length // block_size) for length in _LENGTHS]
 
 
-def _two_prompts(block_size: int, device: torch.device) -> tuple[Tensor, Tensor, AttentionBatch, Tensor]:
+def _two_prompts(
+    block_size: int, max_blocks: int, device: torch.device
+) -> tuple[Tensor, Tensor, AttentionBatch, Tensor]:
     """(token ids [T], positions [T], the batch, the places of the last tokens [2]), in blocks 0 and following."""
     blocks = _blocks_of(block_size)
     starts = [0, blocks[0]]
-    table = torch.zeros(2, max(blocks), dtype=torch.int32)
+    table = torch.zeros(2, max_blocks, dtype=torch.int32)
     for row, (start, count) in enumerate(zip(starts, blocks, strict=True)):
         table[row, :count] = torch.arange(start, start + count)
     positions = torch.cat([torch.arange(length) for length in _LENGTHS])

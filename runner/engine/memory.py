@@ -50,7 +50,7 @@ def cuda_blocks(
     _forward(model, backend, context, _largest_prefill(engine, min(FIRST_TOKENS, max_tokens), max_model_len, device))
     peak = _peak_bytes(model, backend, context, _largest_prefill(engine, max_tokens, max_model_len, device), device)
     # Decode steps run from graphs, whose memory is a pool of its own.
-    peak += _peak_bytes(model, backend, context, _rows(decode, engine.block_size, device), device)
+    peak += _peak_bytes(model, backend, context, _rows(decode, engine.block_size, max_model_len, device), device)
     free, total = torch.cuda.mem_get_info(device)
     budget = free - int((1 - engine.gpu_memory_utilization) * total) - peak - _MARGIN_BYTES
     blocks = budget // bytes_per_block
@@ -93,7 +93,7 @@ def _largest_prefill(engine: EngineConfig, tokens: int, max_model_len: int, devi
     ids = torch.zeros(tokens, dtype=torch.long, device=device)
     batch = AttentionBatch(
         slot_mapping=torch.zeros(tokens, dtype=torch.long, device=device),
-        block_table=torch.zeros(count, 1, dtype=torch.int32, device=device),
+        block_table=torch.zeros(count, -(-max_model_len // engine.block_size), dtype=torch.int32, device=device),
         block_size=engine.block_size,
         num_prefill=count,
         prefill_rows=torch.arange(count, dtype=torch.int32, device=device),
@@ -106,12 +106,12 @@ def _largest_prefill(engine: EngineConfig, tokens: int, max_model_len: int, devi
     return ids, ids, torch.arange(min(engine.max_num_seqs, tokens), device=device), batch
 
 
-def _rows(count: int, block_size: int, device: torch.device) -> Step:
-    """``count`` decode rows of one token each, all in block 0."""
+def _rows(count: int, block_size: int, max_model_len: int, device: torch.device) -> Step:
+    """``count`` decode rows of one token each, all in block 0; their table is as wide as that of real ones."""
     ids = torch.zeros(count, dtype=torch.long, device=device)
     batch = AttentionBatch(
         slot_mapping=ids,
-        block_table=torch.zeros(1, 1, dtype=torch.int32, device=device),
+        block_table=torch.zeros(1, -(-max_model_len // block_size), dtype=torch.int32, device=device),
         block_size=block_size,
         num_decode=count,
         rows=ids.int(),

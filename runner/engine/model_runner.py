@@ -231,10 +231,6 @@ class ModelRunner:
         self.slots.last_token[slots.long()] = tokens
         return tokens, status
 
-    def rehearse(self, num_rows: int, kind: Kind) -> None:
-        """Compiles what a decode step of this kind needs; nobody's state changes."""
-        self._device.compute.enqueue(lambda: self._warm_up(num_rows, kind))
-
     @torch.inference_mode()
     def _warm_up(self, num_rows: int, kind: Kind) -> None:
         """Runs a decode step on padding rows alone, in stream order: nobody's state changes."""

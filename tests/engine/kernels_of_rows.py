@@ -1,4 +1,6 @@
-"""Launches the kernels of decode steps of all sizes for a card that is not there: writes how many there are of each.
+"""Launches the kernels of steps of all sizes for a card that is not there: writes how many there are of each.
+
+For each kernel two numbers: of what the rehearsal launches, and of what steps launch beside that.
 
 A program of its own, because Triton's interpreter, which the tests run in, is chosen once a process. Nothing is
 compiled: Triton asks a hook first.
@@ -17,6 +19,7 @@ import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 
+from runner.engine import rehearsal
 from runner.engine.attention.metadata import AttentionBatch, AttentionSpec, SharedPrefix, allocate_cache
 from runner.engine.attention.triton_backend import TritonAttention
 from runner.engine.linear.few_rows import MAX_ROWS, few_rows_linear
@@ -26,6 +29,8 @@ from runner.types import SamplingParams
 
 MOST_ROWS, VOCABULARY = 1100, 128_256
 BF16 = torch.bfloat16
+SPEC = AttentionSpec(32, 8, 128, 128, 0.1)
+WEIGHT = torch.empty(32_768, 1024, dtype=BF16)
 
 
 class NoCard:
@@ -57,23 +62,41 @@ def sample_all() -> None:
 
 
 def attend_all() -> None:
-    spec = AttentionSpec(32, 8, 128, 128, 0.1)
-    backend = TritonAttention([spec], MOST_ROWS, torch.device("cpu"), BF16)
-    cache = allocate_cache(2, 16, spec, BF16, "cpu")
+    backend = TritonAttention([SPEC], MOST_ROWS, torch.device("cpu"), BF16)
+    cache = allocate_cache(2, 16, SPEC, BF16, "cpu")
     ints = torch.zeros(MOST_ROWS + 1, dtype=torch.int32)
     for count in range(1, MOST_ROWS + 1):
         query, key = (torch.empty(count, heads, 128, dtype=BF16) for heads in (32, 8))
         for prefix in (None, SharedPrefix(ints[:8], ints[:1], ints)):
             table = torch.zeros(MOST_ROWS + 1, 64, dtype=torch.int32)
             rows = ints[:count]
-            batch = AttentionBatch(rows, table, 16, count, rows, rows, prefix=prefix)
-            backend.attend(query, key, key, cache, batch, spec)
+            batch = AttentionBatch(rows.long(), table, 16, count, rows, rows, prefix=prefix)
+            backend.attend(query, key, key, cache, batch, SPEC)
+        prompts = AttentionBatch(
+            rows.long(),
+            table,
+            16,
+            num_prefill=1,
+            prefill_rows=rows,
+            cu_seqlens_q=ints,
+            seq_lens=rows,
+            max_seqlen_q=count,
+        )
+        backend.attend(query, key, key, cache, prompts, SPEC)
 
 
 def multiply_all() -> None:
-    weight = torch.empty(32_768, 1024, dtype=BF16)
     for count in range(1, MAX_ROWS + 1):
-        few_rows_linear(torch.empty(count, 1024, dtype=BF16), weight, None)
+        few_rows_linear(torch.empty(count, 1024, dtype=BF16), WEIGHT, None)
+
+
+def rehearse() -> None:
+    backend = TritonAttention([SPEC], MOST_ROWS, torch.device("cpu"), BF16)
+    rehearsal.load_sampler = lambda _: TritonSampler()  # type: ignore[assignment]
+    for call in rehearsal.kernel_calls(backend, 16, 64, VOCABULARY, share_reads=True):
+        call()
+    for count in rehearsal._WIDE_ROWS:
+        few_rows_linear(torch.empty(count, 1024, dtype=BF16), WEIGHT, None)
 
 
 if __name__ == "__main__":
@@ -85,7 +108,10 @@ if __name__ == "__main__":
 
     triton.runtime.driver.set_active(NoCard())
     knobs.runtime.jit_cache_hook = note
+    rehearse()
+    rehearsed = {name: len(keys) for name, keys in found.items()}
     sample_all()
     attend_all()
     multiply_all()
-    sys.stdout.write(json.dumps({name: len(keys) for name, keys in found.items()}))
+    counts = {name: [rehearsed.get(name, 0), len(keys) - rehearsed.get(name, 0)] for name, keys in found.items()}
+    sys.stdout.write(json.dumps(counts))

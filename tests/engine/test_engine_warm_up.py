@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from test_engine_exact import MAX_TOKENS, expected_answer, finish, make_core, prompts_of, requests_for
 
-from runner.engine.graphs import Kind
 from runner.engine.lane import Launched
 from runner.engine.memory import FIRST_TOKENS
 from runner.engine.plan import StepPlan
-from runner.engine.sampler import Variant
 from runner.engine.slots import SlotTable
 from runner.engine.warm_up import warm_up
 
@@ -40,13 +36,13 @@ def test_all_kinds_of_steps_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
             prefills.add(any(chunk.start for chunk in plan.chunks))
         launched = launch(plan, table)
         if not plan.chunks:
-            decodes.add((launched.variant, len(plan.decode) >= 16))
+            decodes.add(len(plan.decode) >= 16)
         return launched
 
     monkeypatch.setattr(runner, "launch", note)
     warm_up(runner, core.scheduler.config)  # type: ignore[arg-type]
     assert prefills == {False, True}
-    assert decodes == {(variant, many) for variant in (Variant.GREEDY, Variant.PLAIN) for many in (False, True)}
+    assert decodes == {False, True}
 
 
 @pytest.mark.parametrize(
@@ -55,14 +51,3 @@ def test_all_kinds_of_steps_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_small_engines_warm_up_too(sizes: dict[str, int]) -> None:
     core = make_core("llama", **{"max_num_batched_tokens": FIRST_TOKENS - 1, "max_model_len": 32, **sizes})
     warm_up(core.runner, core.scheduler.config)  # type: ignore[arg-type]
-
-
-def test_a_step_that_shares_reads_is_run_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    core = make_core("llama", **BLOCKS)
-    runner, config = core.runner, replace(core.scheduler.config, share_reads=True)
-    seen = []
-    decode = runner._decode  # type: ignore[attr-defined]
-    monkeypatch.setattr(runner, "_decode", lambda rows, kind, *more: seen.append(kind) or decode(rows, kind, *more))
-    warm_up(runner, config)  # type: ignore[arg-type]
-    runner._device.synchronize()  # type: ignore[attr-defined]
-    assert Kind(Variant.GREEDY, shared=True) in seen
