@@ -16,7 +16,7 @@ from runner.engine.compiled import OpaqueLayer, compile_layers
 from runner.engine.core import EngineCore
 from runner.engine.device import Device, open_device
 from runner.engine.fuse import fuse_linears
-from runner.engine.graph_sizes import candidate_sizes, linear_costs, sizes_worth_a_graph
+from runner.engine.graph_sizes import candidate_sizes, linear_costs, load_products, sizes_worth_a_graph
 from runner.engine.hook import LayerAttention
 from runner.engine.layers import PagedLayer, StepContext
 from runner.engine.linear.packed import pack_linears
@@ -92,6 +92,7 @@ def core_over(
         if target.type == "cpu":
             return cpu_blocks(engine, size)
         bind_cache(1)
+        load_products(decoder_layers(model)[0], model.get_output_embeddings(), engine.max_num_seqs, max_tokens)
         return cuda_blocks(model, backend, step, engine, max_tokens, max_model_len, size, target)
 
     most = engine.max_num_seqs * max_blocks
