@@ -80,10 +80,13 @@ class SharedReads:
         return PrefixUpdate(blocks, self._sharing.copy())
 
     def _has(self, slots: np.ndarray) -> np.ndarray:
-        """Which slots begin with the blocks, [len(slots)] bool."""
-        count = len(self._blocks)
-        begin = (self._slots.block_table[slots, :count] == self._blocks).all(1)
-        return begin & (self._slots.num_blocks[slots] >= count)
+        """Which slots begin with the blocks, [len(slots)] bool.
+
+        One may have them by chance, freed by their last owner and its own by now, and not yet have filled the last.
+        """
+        table, count = self._slots, len(self._blocks)
+        begin = (table.block_table[slots, :count] == self._blocks).all(1)
+        return begin & (table.num_blocks[slots] >= count) & (table.length[slots] > self.num_tokens)
 
     def _best(self, rows: np.ndarray) -> tuple[np.ndarray, int]:
         """(blocks, rows that begin with them): of the beginnings that are worth it, the one that saves most."""
