@@ -59,6 +59,7 @@ class Scheduler:
         # Both are lowered when the device runs out of memory.
         self.max_running = config.max_num_seqs
         self.max_prompt_tokens = config.max_num_batched_tokens  # in one step
+        self._rows_are_due = False  # after a step with the last prompts there were
         self._holding = False  # after a preemption nobody is admitted until blocks are plentiful again
 
     def add(self, sequence: Sequence) -> None:
@@ -108,7 +109,7 @@ class Scheduler:
 
     def schedule_rows(self) -> StepPlan | None:
         """The next step of rows that decode, or None when no row can before more results are in."""
-        plan = StepPlan()
+        plan, self._rows_are_due = StepPlan(), False
         self._plan_decode(plan, self._decodable())
         return self._launched(plan)
 
@@ -120,6 +121,7 @@ class Scheduler:
         self.stats.steps += 1
         if plan.chunks and not self.config.overlap_prefill:
             self._start_running(plan)
+            self._rows_are_due = not self.roster.waiting and not self.roster.prefilling
         return plan
 
     def _start_running(self, plan: StepPlan) -> None:
@@ -188,6 +190,8 @@ class Scheduler:
     # --- prefill ---
 
     def _wants_prefill(self, num_decodable: int) -> bool:
+        if num_decodable and self._rows_are_due:
+            return False  # else those that come one by one would keep the others from going on
         if self.roster.prefilling:
             return True
         if not self.roster.waiting or self._num_admissible == 0:

@@ -51,6 +51,18 @@ def test_a_prefill_step_waits_until_it_is_worth_interrupting_the_running_rows() 
     assert all(count in (0, 4) for count in admitted), admitted
 
 
+@pytest.mark.parametrize("async_batching", [False, True])
+def test_rows_go_on_while_prompts_come_one_by_one(async_batching: bool) -> None:
+    core = make_core(SchedulerConfig(32, 512, 128, 4, 2000), async_batching=async_batching)
+    done: list[int] = []
+    for i in range(28):
+        core.add([request(i, [i, 1], max_tokens=10)])
+        done += [sample.request_id for sample in core.step()]
+    assert done[:2] == [0, 1]
+    done += [sample.request_id for sample in finish(core)]
+    assert sorted(done) == list(range(28))
+
+
 def test_a_prefill_step_does_not_wait_for_more_than_fills_it() -> None:
     core = make_core(SchedulerConfig(32, 64, 128, 4, 2000), async_batching=False)
     core.add([request(i, [i, 1], max_tokens=3 + i) for i in range(32)])
