@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from types import MappingProxyType
 
 import torch
@@ -11,21 +12,27 @@ from transformers import PreTrainedModel
 from runner.config import Device as DeviceChoice
 from runner.config import EngineConfig
 from runner.engine import last_layer, shared_reads
-from runner.engine.attention import allocate_cache, default_backend, load_backend
+from runner.engine.attention import (
+    AttentionBackend,
+    AttentionSpec,
+    allocate_cache,
+    default_backend,
+    load_backend,
+)
 from runner.engine.compiled import OpaqueLayer, compile_layers
 from runner.engine.core import EngineCore
 from runner.engine.device import Device, open_device
 from runner.engine.fuse import fuse_linears
-from runner.engine.graph_sizes import candidate_sizes, linear_costs, load_products, sizes_worth_a_graph
+from runner.engine.graph_sizes import candidate_sizes, linear_costs, sizes_worth_a_graph
 from runner.engine.hook import LayerAttention
 from runner.engine.layers import PagedLayer, StepContext
 from runner.engine.linear.packed import pack_linears
 from runner.engine.linear.wide import replace_wide_linears
 from runner.engine.loader import load_model
-from runner.engine.memory import block_bytes, cpu_blocks, cuda_blocks
+from runner.engine.memory import block_bytes, cpu_blocks, cuda_blocks, first_step
 from runner.engine.model_runner import ModelRunner
 from runner.engine.probe import bind, decoder_layers, probe, refuse_unserved
-from runner.engine.rehearsal import Rehearsal, kernel_calls, linear_calls
+from runner.engine.rehearsal import Rehearsal, call_products, kernel_calls, linear_calls, prompt_sizes
 from runner.engine.scheduler import Scheduler, SchedulerConfig
 from runner.engine.settings import EngineSettings
 from runner.engine.warm_up import warm_up
@@ -55,77 +62,110 @@ def core_over(
 ) -> EngineCore:
     """An engine over a loaded model. ``context`` is the longest sequence that the model was made for, if known."""
     refuse_unserved(model)  # before its length: no setting helps a model that cannot be served
+    target = device.torch_device
     max_model_len = _max_model_len(engine, context)
-    max_tokens = engine.max_num_batched_tokens or _MAX_TOKENS[device.torch_device.type]
-    target, dtype = device.torch_device, model.dtype
     accelerated = target.type == "cuda" and not engine.enforce_eager
     _replace_linears(model, target, accelerated)
     specs = probe(model, max_model_len)
-    step = StepContext()
+    step, kind = StepContext(), default_backend(target)
     backend = load_backend(
-        default_backend(target), specs, engine.max_num_seqs, target, dtype, engine.block_size, engine.deterministic
+        kind, specs, engine.max_num_seqs, target, model.dtype, engine.block_size, engine.deterministic
     )
-    vocab_size = model.config.get_text_config().vocab_size
-    max_blocks = -(-max_model_len // engine.block_size)
-    share_reads = _may_share_reads(target, engine)
-    rehearsal = Rehearsal()
-    if target.type == "cuda":  # on a CPU nothing is compiled
-        rehearsal.start(kernel_calls(backend, engine.block_size, max_blocks, vocab_size, share_reads))
-        rehearsal.start(linear_calls(model))
     last_layer.install(model, step, backend.plan)
-
-    def bind_cache(num_blocks: int) -> None:
-        def paged(index: int) -> LayerAttention:
-            cache = allocate_cache(num_blocks, engine.block_size, specs[index], dtype, target)
-            layer = PagedLayer(specs[index], cache, backend, step)
-            if accelerated and engine.compile:
-                return OpaqueLayer(layer)
-            return layer
-
-        bind(model, paged)
-
-    if accelerated and engine.compile:
-        compile_layers(decoder_layers(model))  # done when the memory is measured, before any row waits for it
-
-    def measured_blocks() -> int:
-        size = block_bytes(specs, engine.block_size, dtype)
-        if target.type == "cpu":
-            return cpu_blocks(engine, size)
-        bind_cache(1)
-        load_products(decoder_layers(model)[0], model.get_output_embeddings(), engine.max_num_seqs, max_tokens)
-        return cuda_blocks(model, backend, step, engine, max_tokens, max_model_len, size, target)
-
-    most = engine.max_num_seqs * max_blocks
+    compiled = accelerated and engine.compile
+    if compiled:
+        compile_layers(decoder_layers(model))  # the work is done in the first step below, before any row waits for it
     config = SchedulerConfig(
         max_num_seqs=engine.max_num_seqs,
-        max_num_batched_tokens=max_tokens,
+        max_num_batched_tokens=engine.max_num_batched_tokens or _MAX_TOKENS[target.type],
         max_model_len=max_model_len,
         block_size=engine.block_size,
-        num_blocks=engine.num_kv_blocks or min(most, measured_blocks()),
+        num_blocks=1,
         overlap_prefill=_may_overlap(target, engine),
-        share_reads=share_reads,
+        share_reads=_may_share_reads(target, engine),
         deterministic=engine.deterministic,
         eos_ids=eos_ids,
     )
+    if target.type == "cuda":  # on a CPU nothing is compiled or loaded
+        _bind_cache(model, specs, backend, step, config, compiled)
+        _rehearse(model, backend, step, config, device, accelerated)
+    num_blocks = engine.num_kv_blocks or _num_blocks(model, specs, backend, step, config, engine)
+    config = replace(config, num_blocks=num_blocks)
     _check_cache(config)
-    bind_cache(config.num_blocks + 1)  # padding rows write to one that the scheduler does not know
-    rehearsal.finish()
-    step.finishes_alone = last_layer.agrees(model, backend, step, engine.block_size, config.num_blocks, max_blocks)
-    runner = ModelRunner(
-        model,
-        backend,
-        step,
-        device,
-        config,
-        eos_ids,
-        vocab_size,
-        graph_sizes=_graph_sizes(model, engine, device) if accelerated else (),
-    )
+    # One more than the scheduler knows: padding rows write to it.
+    _bind_cache(model, specs, backend, step, replace(config, num_blocks=num_blocks + 1), compiled)
+    step.finishes_alone = last_layer.agrees(model, backend, step, config)
+    graph_sizes = _graph_sizes(model, engine, device) if accelerated else ()
+    runner = ModelRunner(model, backend, step, device, config, eos_ids, _vocab_size(model), graph_sizes)
     if target.type == "cuda":
         warm_up(runner, config)
     scheduler = Scheduler(config)
     scheduler.stats.device = torch.cuda.get_device_name(target) if target.type == "cuda" else ""
     return EngineCore(scheduler, runner, engine.async_batching, engine.enable_prefix_caching)
+
+
+def _vocab_size(model: PreTrainedModel) -> int:
+    size: int = model.config.get_text_config().vocab_size
+    return size
+
+
+def _bind_cache(
+    model: PreTrainedModel,
+    specs: list[AttentionSpec],
+    backend: AttentionBackend,
+    step: StepContext,
+    config: SchedulerConfig,
+    compiled: bool,
+) -> None:
+    """Gives each layer a cache of ``config.num_blocks``; the one that it had is free once nothing runs on it."""
+
+    def paged(index: int) -> LayerAttention:
+        cache = allocate_cache(config.num_blocks, config.block_size, specs[index], backend.dtype, backend.device)
+        layer = PagedLayer(specs[index], cache, backend, step)
+        return OpaqueLayer(layer) if compiled else layer
+
+    bind(model, paged)
+
+
+def _rehearse(
+    model: PreTrainedModel,
+    backend: AttentionBackend,
+    step: StepContext,
+    config: SchedulerConfig,
+    device: Device,
+    accelerated: bool,
+) -> None:
+    """Has all compiled and loaded that the first rows need, with layers bound to any cache."""
+    modules = [decoder_layers(model)[0], *filter(None, [model.get_output_embeddings()])]
+    with Rehearsal() as rehearsal:
+        rehearsal.start(kernel_calls(backend, config, _vocab_size(model)))
+        if accelerated:
+            rehearsal.start(linear_calls(modules))
+        first_step(model, backend, step, config)
+    device.synchronize()
+    call_products(modules, candidate_sizes(config.max_num_seqs))
+    sizes = prompt_sizes(config.max_num_batched_tokens)
+    call_products(modules[:1], sizes)
+    if config.overlap_prefill:  # told to leave room, cuBLAS chooses other kernels
+        with device.leaving_room():
+            call_products(modules[:1], sizes)
+
+
+def _num_blocks(
+    model: PreTrainedModel,
+    specs: list[AttentionSpec],
+    backend: AttentionBackend,
+    step: StepContext,
+    config: SchedulerConfig,
+    engine: EngineConfig,
+) -> int:
+    """What the memory holds, and no more than all sequences could use."""
+    size = block_bytes(specs, config.block_size, model.dtype)
+    if backend.device.type == "cpu":
+        fitting = cpu_blocks(engine, size)
+    else:
+        fitting = cuda_blocks(model, backend, step, config, engine.gpu_memory_utilization, size)
+    return min(config.max_num_seqs * config.max_blocks_per_sequence, fitting)
 
 
 def _may_share_reads(target: torch.device, engine: EngineConfig) -> bool:

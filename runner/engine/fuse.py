@@ -70,6 +70,11 @@ class FusedPart(nn.Module):
         """[sum of the group's out_features, in_features]."""
         return self._group.weight
 
+    @property
+    def fused_bias(self) -> Tensor | None:
+        """[sum of the group's out_features]."""
+        return self._group.bias
+
     def forward(self, x: Tensor) -> Tensor:
         return self._group.take(self._index, x)
 
@@ -79,7 +84,7 @@ class _Group:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, sizes: list[int]) -> None:
         self.weight = weight
-        self._bias = bias
+        self.bias = bias
         self._sizes = sizes
         self._linear = wide_linear if is_wide(weight) else functional.linear
         self._input: Tensor | None = None
@@ -88,7 +93,7 @@ class _Group:
     def take(self, index: int, x: Tensor) -> Tensor:
         if index == 0:
             self._input = x
-            self._outputs = self._linear(x, self.weight, self._bias).split(self._sizes, dim=-1)
+            self._outputs = self._linear(x, self.weight, self.bias).split(self._sizes, dim=-1)
         assert x is self._input, "fused linears were given different inputs"
         output = self._outputs[index]
         if index == len(self._sizes) - 1:  # else each layer's output would live until its next step

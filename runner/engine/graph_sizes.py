@@ -10,15 +10,16 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
+
+from runner.engine.linear.weights import linear_weights
 
 # Padding within it costs next to nothing. Not 1: the compiler would compile all anew for it.
 _LADDER = frozenset([2, 4, 8, 16, 24, 32, 48, 64, *range(96, 257, 32)])
 _GAIN = 0.02  # a size between is worth the capture of a graph if the linears save as much
 _LAYERS = 2  # timed: fewer would be read from the L2 cache, more would take longer
 _REPLAYS = 3
-_PROMPT_STEPS = 32  # sizes of steps of prompts whose kernels are loaded ahead
 
 
 def candidate_sizes(max_num_seqs: int) -> list[int]:
@@ -40,7 +41,7 @@ def sizes_worth_a_graph(costs: Mapping[int, float]) -> list[int]:
 
 def linear_costs(layers: Sequence[nn.Module], sizes: Sequence[int]) -> dict[int, float]:
     """Milliseconds that the linears of the first layers take at each number of rows, on the current CUDA stream."""
-    weights = [weight for layer in layers[:_LAYERS] for weight in _linear_weights(layer)]
+    weights = [weight for layer in layers[:_LAYERS] for weight, _ in linear_weights(layer)]
     inputs = {
         (weight.shape[1], weight.dtype): torch.randn(max(sizes), weight.shape[1], device=weight.device).to(weight.dtype)
         for weight in weights
@@ -51,31 +52,6 @@ def linear_costs(layers: Sequence[nn.Module], sizes: Sequence[int]) -> dict[int,
             functional.linear(inputs[weight.shape[1], weight.dtype][:num_rows], weight)
 
     return {size: _milliseconds(run, size) for size in sizes}
-
-
-def load_products(layer: nn.Module, head: nn.Module | None, max_rows: int, max_tokens: int) -> None:
-    """Calls each product once for the batch sizes of decode steps, and for some sizes of steps of prompts.
-
-    cuBLAS chooses a kernel by the number of rows, and the first call of one loads it: that waits until the device has
-    done all that it was given, which in mid-run took 0.2 to 0.5 s each time.
-    """
-    sizes = candidate_sizes(max_rows)
-    steps = range(0, max_tokens + 1, max(1, max_tokens // _PROMPT_STEPS))
-    calls = [(weight, size) for weight in _linear_weights(head or nn.Identity()) for size in sizes]
-    calls += [(weight, size) for weight in _linear_weights(layer) for size in (*sizes, *steps[1:])]
-    with torch.inference_mode():
-        for weight, size in calls:
-            functional.linear(weight.new_empty(size, weight.shape[1]), weight)
-
-
-def _linear_weights(layer: nn.Module) -> list[Tensor]:
-    """The weights [N, K] that a step multiplies with, those of fused linears as one."""
-    found = {}
-    for module in layer.modules():
-        weight = getattr(module, "fused_weight", getattr(module, "weight", None))
-        if isinstance(weight, Tensor) and weight.ndim == 2:
-            found[weight.data_ptr()] = weight
-    return list(found.values())
 
 
 def _milliseconds(run: Callable[[int], None], size: int) -> float:

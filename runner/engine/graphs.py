@@ -112,5 +112,5 @@ class DecodeGraphs:
 
 
 def _specialisation(size: int) -> tuple[bool, bool]:
-    """Triton compiles a kernel anew for a size of 1 and for multiples of 16."""
+    """Triton compiles a kernel anew for a size of 1 and for multiples of 16; ours are told not to, a model's may."""
     return size == 1, size % 16 == 0

@@ -20,6 +20,7 @@ from runner.engine.attention import AttentionBackend, AttentionBatch
 from runner.engine.forward import forward
 from runner.engine.layers import KeysWritten, LastTokens, StepContext
 from runner.engine.probe import FORWARD_ERRORS, decoder_layers, error_limit, logits_errors
+from runner.engine.scheduler import SchedulerConfig
 from runner.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -94,23 +95,15 @@ def last_tokens(step: AttentionBatch, index: Tensor, slots: Tensor, lengths: Ten
 
 
 @torch.inference_mode()
-def agrees(
-    model: PreTrainedModel,
-    backend: AttentionBackend,
-    context: StepContext,
-    block_size: int,
-    num_blocks: int,
-    max_blocks: int,
-) -> bool:
+def agrees(model: PreTrainedModel, backend: AttentionBackend, context: StepContext, config: SchedulerConfig) -> bool:
     """Whether a model bound to its cache gives the logits of two prompts with its last layer computed either way.
 
-    Writes to blocks 0 and following, so no sequence may be in them; a cache of too few, or sequences of at most
-    ``max_blocks`` that are too few, say no. A model may do with its layers what we do not foresee, or in 16 bits send
-    a token to other experts; its last layer stays whole then.
+    Writes to blocks 0 and following, so no sequence may be in them; a cache of too few says no. A model may do with
+    its layers what we do not foresee, or in 16 bits send a token to other experts; its last layer stays whole then.
     """
-    if sum(_blocks_of(block_size)) > num_blocks or max(_blocks_of(block_size)) > max_blocks:
+    if sum(_blocks_of(config.block_size)) > config.num_blocks:
         return False
-    ids, positions, batch, index = _two_prompts(block_size, max_blocks, model.device)
+    ids, positions, batch, index = _two_prompts(config, model.device)
 
     whole = forward(model, backend, context, ids, positions, batch, index)
     assert batch.prefill_rows is not None and batch.seq_lens is not None
@@ -132,13 +125,12 @@ def _blocks_of(block_size: int) -> list[int]:
     return [-(-length // block_size) for length in _LENGTHS]
 
 
-def _two_prompts(
-    block_size: int, max_blocks: int, device: torch.device
-) -> tuple[Tensor, Tensor, AttentionBatch, Tensor]:
+def _two_prompts(config: SchedulerConfig, device: torch.device) -> tuple[Tensor, Tensor, AttentionBatch, Tensor]:
     """(token ids [T], positions [T], the batch, the places of the last tokens [2]), in blocks 0 and following."""
+    block_size = config.block_size
     blocks = _blocks_of(block_size)
     starts = [0, blocks[0]]
-    table = torch.zeros(2, max_blocks, dtype=torch.int32)
+    table = torch.zeros(2, max(config.max_blocks_per_sequence, *blocks), dtype=torch.int32)  # as wide as that of steps
     for row, (start, count) in enumerate(zip(starts, blocks, strict=True)):
         table[row, :count] = torch.arange(start, start + count)
     positions = torch.cat([torch.arange(length) for length in _LENGTHS])

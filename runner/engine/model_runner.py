@@ -117,7 +117,7 @@ class ModelRunner:
         self._device.compute.enqueue(lambda: self._capture_ahead(now, most, kind, has_time))
 
     def _time_beside(self, launched: Launched) -> Callable[[float], bool]:
-        """Whether the host has so many seconds left for other things before the device waits for it."""
+        """Whether the host may begin what takes it so many seconds, for it will hardly keep the device waiting."""
         if not launched.plan.chunks:  # beside prompts a step of rows takes about as long as a capture
             once = iter([True])
             return lambda seconds: next(once, False)

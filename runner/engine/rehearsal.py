@@ -1,7 +1,9 @@
-"""Runs our kernels once before the first row, on memory that is nobody's, so that no row waits for Triton.
+"""Calls kernels and matrix products before the first row, so that no row waits until they are compiled or loaded.
 
-Triton takes up to seconds for a kernel that it has not compiled before, and lets other threads run meanwhile: each
-kernel is called from a thread of its own, while the engine measures its memory and torch's compiler works.
+Triton takes up to seconds for a kernel that it has not compiled before, and lets other threads run meanwhile: each of
+our kernels is called once from a thread of its own, on memory that is nobody's, while torch's compiler works. cuBLAS
+chooses a kernel by the number of rows, and loads it when it is first called, for which it waits until the device has
+done all that it was given: in mid-run that took 0.2 to 0.5 s each time.
 """
 
 from __future__ import annotations
@@ -9,25 +11,34 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from runner.engine.attention import AttentionBackend, AttentionBatch, AttentionSpec, allocate_cache
 from runner.engine.attention.metadata import SharedPrefix
+from runner.engine.linear.weights import LinearWeights, linear_weights
 from runner.engine.linear.wide import is_wide, wide_linear
 from runner.engine.sampler import SamplingState, Variant, load_sampler
+from runner.engine.scheduler import SchedulerConfig
 
 _MOST_THREADS = 8
 _MANY_TOKENS = 2048  # the cache is written by another kernel for so many
 _WIDE_ROWS = 2, 17, 33  # as many kernels
+_PROMPT_SIZES = 32  # of steps of prompts, whose products are called
+_DTYPES = torch.float32, torch.float16, torch.bfloat16  # others are quantised, and multiplied in other ways
 
 Call = Callable[[], object]
 
 
-class Rehearsal:
-    """Calls under way in threads of their own."""
+class Rehearsal(AbstractContextManager["Rehearsal"]):
+    """Calls in threads of their own. At its end all have returned, and what one of them raised is raised.
+
+    If it is left by an exception, calls that have not begun are dropped.
+    """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(min(_MOST_THREADS, len(os.sched_getaffinity(0))))
@@ -36,39 +47,57 @@ class Rehearsal:
     def start(self, calls: Iterable[Call]) -> None:
         self._calls += [self._pool.submit(torch.inference_mode()(call)) for call in calls]
 
-    def finish(self) -> None:
-        """Waits for all calls, and raises what one of them raised."""
-        self._pool.shutdown()
-        for call in self._calls:
-            call.result()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            for call in self._calls:
+                call.result()
 
 
-def kernel_calls(
-    backend: AttentionBackend, block_size: int, max_blocks: int, vocab_size: int, share_reads: bool
-) -> Iterator[Call]:
+def kernel_calls(backend: AttentionBackend, config: SchedulerConfig, vocab_size: int) -> Iterator[Call]:
     """A call for each kernel of attention and sampling that steps launch.
 
-    ``max_blocks`` is the most that a sequence has: how tensors lie decides which kernel Triton compiles. Rows with
-    penalties, a bias or log probabilities have kernels of their own, which are left to the first such row.
+    How tensors lie decides which kernel Triton compiles; queries, keys and values are taken to lie dense, which is as
+    good for most models. Rows with penalties, a bias or log probabilities have kernels of their own, which are left to
+    the first such row. For backends that plan nothing. All calls use the device's default stream, where one runs after
+    the other.
     """
-    scratch = _Scratch(backend, block_size, max_blocks)
+    scratch = _Scratch(backend, config)
     for spec in backend.specs:
         yield partial(scratch.attend, spec, scratch.prompt(_MANY_TOKENS, fresh=True))
         yield partial(scratch.attend, spec, scratch.row())
         yield partial(scratch.attend, spec, scratch.prompt(1, fresh=False))
-        if share_reads and not spec.window:
+        if config.share_reads and not spec.window:
             yield partial(scratch.attend, spec, scratch.row(shared=True))
     for variant in (Variant.PLAIN, Variant.GREEDY):
         yield partial(_sample, variant, vocab_size, backend)
 
 
-def linear_calls(model: nn.Module) -> Iterator[Call]:
-    """A call for each kernel of wide linears."""
-    weights = [getattr(module, "fused_weight", getattr(module, "weight", None)) for module in model.modules()]
-    wide = {(w.shape, w.dtype): w for w in weights if isinstance(w, torch.Tensor) and w.ndim == 2 and is_wide(w)}
-    for weight in wide.values():
+def linear_calls(modules: Iterable[nn.Module]) -> Iterator[Call]:
+    """A call for each kernel of wide linears in these modules."""
+    wide = [each for each in _products(modules) if is_wide(each.weight)]
+    for weight, bias in {(w.weight.shape, w.bias is None): w for w in wide}.values():
         for count in _WIDE_ROWS:
-            yield partial(wide_linear, weight.new_zeros(count, weight.shape[1]), weight, None)
+            yield partial(wide_linear, weight.new_zeros(count, weight.shape[1]), weight, bias)
+
+
+@torch.inference_mode()
+def call_products(modules: Iterable[nn.Module], sizes: Iterable[int]) -> None:
+    """Calls every product of these modules for each number of rows; their memory is given back to the device."""
+    products = _products(modules)
+    for size in sizes:
+        for weight, bias in products:
+            functional.linear(weight.new_empty(size, weight.shape[1]), weight, bias)
+    torch.cuda.empty_cache()
+
+
+def prompt_sizes(max_tokens: int) -> list[int]:
+    """Some numbers of tokens of a step of prompts, the largest among them."""
+    return sorted({-(-max_tokens * part // _PROMPT_SIZES) for part in range(1, _PROMPT_SIZES + 1)})
+
+
+def _products(modules: Iterable[nn.Module]) -> list[LinearWeights]:
+    return [each for module in modules for each in linear_weights(module) if each.weight.dtype in _DTYPES]
 
 
 def _sample(variant: Variant, vocab_size: int, backend: AttentionBackend) -> None:
@@ -81,12 +110,12 @@ def _sample(variant: Variant, vocab_size: int, backend: AttentionBackend) -> Non
 class _Scratch:
     """Steps over a cache of one block, which all of them read and write."""
 
-    def __init__(self, backend: AttentionBackend, block_size: int, max_blocks: int) -> None:
+    def __init__(self, backend: AttentionBackend, config: SchedulerConfig) -> None:
         self._backend = backend
-        self._block_size = block_size
-        self._table = self._zeros(1, max_blocks)
+        self._block_size = config.block_size
+        self._table = self._zeros(1, config.max_blocks_per_sequence)
         self._caches = {
-            spec: allocate_cache(1, block_size, spec, backend.dtype, backend.device) for spec in backend.specs
+            spec: allocate_cache(1, config.block_size, spec, backend.dtype, backend.device) for spec in backend.specs
         }
 
     def prompt(self, num_tokens: int, fresh: bool) -> AttentionBatch:

@@ -25,6 +25,7 @@ from runner.engine.attention.triton_backend import TritonAttention
 from runner.engine.linear.few_rows import MAX_ROWS, few_rows_linear
 from runner.engine.sampler import LogprobsBuffer, SamplingState, Variant
 from runner.engine.sampler.triton_sampler import TritonSampler
+from runner.engine.scheduler import SchedulerConfig
 from runner.types import SamplingParams
 
 MOST_ROWS, VOCABULARY = 1100, 128_256
@@ -92,8 +93,9 @@ def multiply_all() -> None:
 
 def rehearse() -> None:
     backend = TritonAttention([SPEC], MOST_ROWS, torch.device("cpu"), BF16)
+    config = SchedulerConfig(MOST_ROWS, 16_384, 1024, 16, 2, share_reads=True)
     rehearsal.load_sampler = lambda _: TritonSampler()  # type: ignore[assignment]
-    for call in rehearsal.kernel_calls(backend, 16, 64, VOCABULARY, share_reads=True):
+    for call in rehearsal.kernel_calls(backend, config, VOCABULARY):
         call()
     for count in rehearsal._WIDE_ROWS:
         few_rows_linear(torch.empty(count, 1024, dtype=BF16), WEIGHT, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +20,10 @@ from test_engine_exact import (
 )
 
 from runner.engine.core import EngineCore
+from runner.engine.device.cpu import _VAIN_LOOKS
 from runner.engine.device_times import DeviceTimes
 from runner.engine.graphs import DecodeGraphs, Kind
+from runner.engine.lane import Launched
 from runner.engine.sampler import Variant
 
 SIZES = [2, 4, 8, 16, 24]
@@ -69,39 +72,76 @@ def test_without_memory_the_rest_is_left(graphs: DecodeGraphs, monkeypatch: pyte
 
 
 class Asked:
-    """Graphs that note what they are asked to capture, whether that was as steps run, and the captures there was
-    time for, if there were five of 50 ms to do."""
+    """Graphs that note what they are asked to capture: rows now, at most, and how many captures there was time for."""
 
     def __init__(self, core: EngineCore) -> None:
         self._decode = core.runner._decode  # type: ignore[attr-defined]
-        self.asked: list[tuple[int, int, bool, int]] = []
+        self.asked: list[tuple[int, int, int]] = []
 
     def run(self, num_rows: int, kind: Kind) -> tuple[torch.Tensor, torch.Tensor]:
         return self._decode(num_rows, kind)  # type: ignore[no-any-return]
 
     def capture_ahead(self, num_rows: int, most: int, kind: Kind, has_time: Callable[[float], bool]) -> None:
+        assert torch.is_inference_mode_enabled(), "steps run in it"
         count = sum(1 for _ in itertools.takewhile(lambda _: has_time(0.05), range(5)))
-        self.asked.append((num_rows, most, torch.is_inference_mode_enabled(), count))
+        self.asked.append((num_rows, most, count))
 
 
-def test_prefill_steps_capture_for_all_rows_that_may_come() -> None:
-    core = make_core("llama", max_num_seqs=8, max_num_batched_tokens=64)
-    core.runner._graphs = asked = Asked(core)  # type: ignore[attr-defined]
-    core.add(requests_for(prompts_of(1, 6)))
+Step = tuple[str, int, int]  # which, rows that it samples for, rows that are expected
+
+
+def asked_after_each_step(core: EngineCore) -> list[tuple[Step, tuple[int, int, int] | None]]:
+    """Runs all there is to do: each step that is launched, and what it makes the graphs be asked for."""
+    runner: Any = core.runner
+    runner._graphs = asked = Asked(core)
+    prepare, steps = runner.prepare, []
+
+    def note(launched: Launched, num_rows: int) -> None:
+        plan, before = launched.plan, len(asked.asked)
+        beside = " beside" if plan.beside_rows or (not plan.chunks and runner._has_prompts) else ""
+        prepare(launched, num_rows)
+        runner._device.synchronize()  # else it would be asked later
+        which = ("prompts" if plan.chunks else "rows") + beside
+        told = asked.asked[before] if len(asked.asked) > before else None
+        steps.append(((which, len(plan.sampled), num_rows), told))
+
+    runner.prepare = note
     finish(core)
-    assert len(asked.asked) > 1
-    assert {(most, mode) for _, most, mode, _ in asked.asked} == {(6, True)}
+    return steps
 
 
-def test_beside_prompts_a_step_of_rows_hides_one_capture() -> None:
+def test_in_turns_steps_of_prompts_hide_captures_in_half_of_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
+    for seconds, count in (0.11, 5), (0.09, 0):
+        monkeypatch.setattr(DeviceTimes, "expected", lambda *_, seconds=seconds: seconds)
+        core = make_core("llama", max_num_seqs=8, max_num_batched_tokens=64)
+        core.add(requests_for([[7] * 100, *prompts_of(1, 6, longest=60)], max_tokens=12))
+        steps = asked_after_each_step(core)
+        assert steps[0][0][1] == 0, "a prompt that does not fit a step has no answer yet"
+        for (which, sampled, expected), asked in steps:
+            captures = which == "prompts" and sampled > 0
+            assert asked == ((sampled, expected, count) if captures else None), which
+
+
+def test_beside_prompts_each_step_of_rows_hides_one_capture() -> None:
+    core = make_core("llama", overlap_prefill=True, max_num_seqs=8, max_num_batched_tokens=64)
+    core.add(requests_for(prompts_of(1, 8, longest=60), max_tokens=12))
+    steps = asked_after_each_step(core)
+    assert {step[0] for step, _ in steps} == {"prompts", "prompts beside", "rows beside", "rows"}
+    for (which, sampled, expected), asked in steps:
+        if which == "prompts" and sampled:
+            assert asked is not None
+            assert asked[:2] == (sampled, expected)
+        else:
+            assert asked == ((sampled, expected, 1) if which == "rows beside" else None), which
+
+
+def test_while_no_row_runs_captures_go_on_until_the_prompts_are_done() -> None:
     core = make_core("llama", overlap_prefill=True, max_num_seqs=8, max_num_batched_tokens=64)
     core.runner._graphs = asked = Asked(core)  # type: ignore[attr-defined]
-    core.add(requests_for(prompts_of(1, 6, longest=60), max_tokens=12))
+    core.add(requests_for(prompts_of(1, 6, longest=60)))
     finish(core)
-    first, *others = asked.asked
-    assert first[3] > 1, "while no row runs nothing waits for the host before the prompts are done"
-    assert others
-    assert {count for _, _, _, count in others} == {1}
+    assert asked.asked[0][2] == _VAIN_LOOKS
 
 
 @pytest.mark.gpu

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import tiny_model
+from torch import nn
 
+from runner.engine import build, rehearsal
 from runner.engine.attention.metadata import AttentionBatch, AttentionSpec, KVCache
-from runner.engine.rehearsal import Rehearsal, kernel_calls
+from runner.engine.device.cpu import CpuDevice
+from runner.engine.graph_sizes import candidate_sizes
+from runner.engine.layers import StepContext
+from runner.engine.probe import probe
+from runner.engine.rehearsal import Rehearsal, kernel_calls, prompt_sizes
+from runner.engine.scheduler import SchedulerConfig
 
 SPECS = [
     AttentionSpec(4, 2, 16, 16, 0.25),
@@ -45,24 +58,113 @@ class Noting:
         self.seen.append((spec, batch.num_decode, batch.fresh, batch.prefix is not None))
 
 
-def test_each_kind_of_attention_reads_prompts_and_rows() -> None:
-    backend, rehearsal = Noting(), Rehearsal()
-    rehearsal.start(kernel_calls(backend, 16, 256, 100, share_reads=True))  # type: ignore[arg-type]
-    rehearsal.finish()
+CONFIG = SchedulerConfig(8, 3200, 4096, 16, 1, share_reads=True)
+
+
+@pytest.mark.parametrize("share_reads", [False, True])
+def test_each_kind_of_attention_reads_prompts_and_rows(share_reads: bool) -> None:
+    backend = Noting()
+    with Rehearsal() as calls:
+        calls.start(kernel_calls(backend, replace(CONFIG, share_reads=share_reads), 100))  # type: ignore[arg-type]
     plain, windowed = SPECS
     each = {(0, True, False), (0, False, False), (1, False, False)}
-    assert {tuple(what) for spec, *what in backend.seen if spec == plain} == {*each, (1, False, True)}
+    shared = {(1, False, True)} if share_reads else set()
+    assert {tuple(what) for spec, *what in backend.seen if spec == plain} == each | shared
     assert {tuple(what) for spec, *what in backend.seen if spec == windowed} == each
 
 
 def test_calls_run_beside_the_caller_and_their_errors_reach_it() -> None:
-    go, rehearsal = threading.Event(), Rehearsal()
+    go = threading.Event()
 
     def fail() -> None:
         assert go.wait(60)
         raise RuntimeError("no such card")
 
-    rehearsal.start([fail])
-    go.set()
-    with pytest.raises(RuntimeError, match="no such card"):
-        rehearsal.finish()
+    with pytest.raises(RuntimeError, match="no such card"), Rehearsal() as calls:
+        calls.start([fail])
+        go.set()
+
+
+def test_what_has_not_begun_is_dropped_when_the_start_fails() -> None:
+    go, done = threading.Event(), []
+
+    def call() -> None:
+        assert go.wait(60)
+        done.append(1)
+
+    with pytest.raises(KeyError), Rehearsal() as calls:
+        calls.start([call] * 100)
+        go.set()
+        raise KeyError
+    assert len(done) < 100
+
+
+def test_wide_linears_are_called_once_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "is_wide", lambda weight: len(weight) >= 64)
+    seen = []
+    monkeypatch.setattr(
+        rehearsal, "wide_linear", lambda x, weight, bias: seen.append((len(x), len(weight), bias is not None))
+    )
+    modules = [nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 8)), nn.Linear(8, 64), nn.Linear(8, 96, bias=False)]
+    for call in rehearsal.linear_calls(modules):
+        call()
+    assert seen == [(rows, *which) for which in ((64, True), (96, False)) for rows in (2, 17, 33)]
+
+
+def test_products_are_called_for_each_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        rehearsal.functional, "linear", lambda x, weight, bias: seen.append((len(x), len(weight), bias is not None))
+    )
+    quantised = nn.Linear(8, 3, bias=False)
+    quantised.weight = nn.Parameter(torch.zeros(3, 8, dtype=torch.uint8), requires_grad=False)
+    rehearsal.call_products([nn.Linear(8, 4), nn.Linear(8, 5, bias=False), quantised], [2, 7])
+    assert seen == [(2, 4, True), (2, 5, False), (7, 4, True), (7, 5, False)]
+
+
+@given(st.integers(1, 20_000))
+def test_the_largest_step_of_prompts_is_among_the_sizes(max_tokens: int) -> None:
+    sizes = prompt_sizes(max_tokens)
+    assert len(sizes) <= 32
+    assert sizes[0] >= 1
+    assert sizes[-1] == max_tokens
+
+
+class Leaving(CpuDevice):
+    """Notes when it is to leave room."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leaves_room = False
+
+    @contextmanager
+    def leaving_room(self) -> Iterator[None]:
+        self.leaves_room = True
+        yield
+        self.leaves_room = False
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_start_calls_kernels_beside_its_first_step_and_then_products(
+    overlap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, device, events = tiny_model("llama"), Leaving(), []
+    probe(model, 128)
+    backend, config = Noting(), replace(CONFIG, overlap_prefill=overlap)
+    monkeypatch.setattr(build, "first_step", lambda *_: events.append("first step"))
+    monkeypatch.setattr(build, "kernel_calls", lambda *_: [lambda: events.append("kernel")])
+    monkeypatch.setattr(build, "linear_calls", lambda _: [lambda: events.append("linear")])
+    monkeypatch.setattr(
+        build,
+        "call_products",
+        lambda modules, sizes: events.append((list(modules), list(sizes), device.leaves_room)),
+    )
+    build._rehearse(model, backend, StepContext(), config, device, accelerated=True)  # type: ignore[arg-type]
+    layer, head = model.model.layers[0], model.lm_head
+    assert set(events[:3]) == {"first step", "kernel", "linear"}
+    beside = [([layer], prompt_sizes(3200), True)] if overlap else []
+    assert events[3:] == [
+        ([layer, head], candidate_sizes(8), False),
+        ([layer], prompt_sizes(3200), False),
+        *beside,
+    ]

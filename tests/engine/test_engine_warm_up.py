@@ -8,6 +8,7 @@ from test_engine_exact import MAX_TOKENS, expected_answer, finish, make_core, pr
 from runner.engine.lane import Launched
 from runner.engine.memory import FIRST_TOKENS
 from runner.engine.plan import StepPlan
+from runner.engine.sampler import Variant
 from runner.engine.slots import SlotTable
 from runner.engine.warm_up import warm_up
 
@@ -36,13 +37,13 @@ def test_all_kinds_of_steps_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
             prefills.add(any(chunk.start for chunk in plan.chunks))
         launched = launch(plan, table)
         if not plan.chunks:
-            decodes.add(len(plan.decode) >= 16)
+            decodes.add((launched.variant, len(plan.decode) >= 16))
         return launched
 
     monkeypatch.setattr(runner, "launch", note)
     warm_up(runner, core.scheduler.config)  # type: ignore[arg-type]
     assert prefills == {False, True}
-    assert decodes == {False, True}
+    assert decodes == {(variant, many) for variant in (Variant.GREEDY, Variant.PLAIN) for many in (False, True)}
 
 
 @pytest.mark.parametrize(
