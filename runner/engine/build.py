@@ -179,11 +179,11 @@ def _may_share_reads(target: torch.device, engine: EngineConfig) -> bool:
 
 def _may_overlap(target: torch.device, engine: EngineConfig) -> bool:
     """Unasked where it was measured to gain: on the chip of an H100 or H200, with decode steps from graphs."""
-    if engine.deterministic or engine.overlap_prefill is False:
+    if engine.deterministic or not engine.async_batching or engine.overlap_prefill is False:
         return False
     if engine.overlap_prefill:
         return True
-    graphs = target.type == "cuda" and not engine.enforce_eager and engine.async_batching
+    graphs = target.type == "cuda" and not engine.enforce_eager
     return graphs and torch.cuda.get_device_capability(target) == _HOPPER
 
 

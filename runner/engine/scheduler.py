@@ -23,6 +23,7 @@ from runner.limits import MAX_STOP_IDS
 from runner.types import EngineStats, Sample
 
 _MORE_BLOCK_UPDATES = 1 << 16
+_MOST_PROMPT_STEPS = 8  # in a row while rows could decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Scheduler:
         # Both are lowered when the device runs out of memory.
         self.max_running = config.max_num_seqs
         self.max_prompt_tokens = config.max_num_batched_tokens  # in one step
-        self._rows_are_due = False  # after a step with the last prompts there were
+        self._prompt_steps = 0  # since the last step of rows, where rows wait for prompts
         self._holding = False  # after a preemption nobody is admitted until blocks are plentiful again
 
     def add(self, sequence: Sequence) -> None:
@@ -109,7 +110,7 @@ class Scheduler:
 
     def schedule_rows(self) -> StepPlan | None:
         """The next step of rows that decode, or None when no row can before more results are in."""
-        plan, self._rows_are_due = StepPlan(), False
+        plan, self._prompt_steps = StepPlan(), 0
         self._plan_decode(plan, self._decodable())
         return self._launched(plan)
 
@@ -121,7 +122,8 @@ class Scheduler:
         self.stats.steps += 1
         if plan.chunks and not self.config.overlap_prefill:
             self._start_running(plan)
-            self._rows_are_due = not self.roster.waiting and not self.roster.prefilling
+            all_in = not self.roster.waiting and not self.roster.prefilling
+            self._prompt_steps = _MOST_PROMPT_STEPS if all_in else self._prompt_steps + 1
         return plan
 
     def _start_running(self, plan: StepPlan) -> None:
@@ -136,8 +138,6 @@ class Scheduler:
             self._start_running(plan)
         self.stats.completion_tokens += int((~self.slots.gone[plan.sampled]).sum())
         return self.roster.accept(plan, results)
-
-    # --- decode ---
 
     def _decodable(self) -> np.ndarray:
         """Running slots with a token left to schedule: a step known to pass the limit is never planned."""
@@ -187,11 +187,9 @@ class Scheduler:
         self._holding = True
         self.stats.preemptions += 1
 
-    # --- prefill ---
-
     def _wants_prefill(self, num_decodable: int) -> bool:
-        if num_decodable and self._rows_are_due:
-            return False  # else those that come one by one would keep the others from going on
+        if num_decodable and self._prompt_steps >= _MOST_PROMPT_STEPS:
+            return False  # prompts that come one by one must not keep rows from going on
         if self.roster.prefilling:
             return True
         if not self.roster.waiting or self._num_admissible == 0:
@@ -274,8 +272,7 @@ class Scheduler:
 
     def _has_room(self, num_blocks: int) -> bool:
         available = self.blocks.num_available
-        occupied = self.roster.num_occupied
-        if not occupied:
+        if not self.roster.num_occupied:
             self._holding = False
             return available >= num_blocks
         if self._holding and available < num_blocks + self.blocks.num_blocks // 10:

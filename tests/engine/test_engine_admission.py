@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,15 +53,20 @@ def test_a_prefill_step_waits_until_it_is_worth_interrupting_the_running_rows() 
 
 
 @pytest.mark.parametrize("async_batching", [False, True])
-def test_rows_go_on_while_prompts_come_one_by_one(async_batching: bool) -> None:
-    core = make_core(SchedulerConfig(32, 512, 128, 4, 2000), async_batching=async_batching)
-    done: list[int] = []
-    for i in range(28):
-        core.add([request(i, [i, 1], max_tokens=10)])
-        done += [sample.request_id for sample in core.step()]
-    assert done[:2] == [0, 1]
-    done += [sample.request_id for sample in finish(core)]
-    assert sorted(done) == list(range(28))
+@pytest.mark.parametrize(
+    ("what", "first_ends_by"), [({}, 23), ({"max_num_batched_tokens": 2}, 120), ({"deterministic": True}, 100)]
+)
+def test_rows_go_on_while_prompts_come_one_by_one(
+    what: dict[str, Any], first_ends_by: int, async_batching: bool
+) -> None:
+    config = replace(SchedulerConfig(256, 512, 128, 4, 2000), **what)
+    core, done, steps = make_core(config, async_batching=async_batching), [], 0
+    while not done:
+        core.add([request(steps, [steps % 250, 1, 2], max_tokens=10)])
+        done, steps = core.step(), steps + 1
+        assert steps <= first_ends_by
+    assert done[0].request_id == 0
+    assert len(finish(core)) == steps - len(done)
 
 
 def test_a_prefill_step_does_not_wait_for_more_than_fills_it() -> None:
