@@ -114,7 +114,7 @@ def test_a_full_file_system(tmp_path, reference):
         check_whole(small / "out", reference)
         check_redo(tmp_path / "out")
     finally:
-        subprocess.run(["umount", "--lazy", str(small)], check=True)
+        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_a_read_only_file_system(tmp_path, reference):
@@ -132,7 +132,7 @@ def test_a_read_only_file_system(tmp_path, reference):
         subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
         finish(place / "half", reference)
     finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+        subprocess.run(["umount", str(place)], check=True)
 
 
 class SmallFiles(Disk):
