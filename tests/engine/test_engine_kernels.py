@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
-HERE = Path(__file__).parent
+from triton_interpreter import told_by
 
 
 def test_all_kernels_of_plain_rows_are_rehearsed(tmp_path: Path) -> None:
-    pytest.importorskip("triton")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    paths = os.pathsep.join([str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": paths}
-    command = [sys.executable, str(HERE / "kernels_of_rows.py")]
-    told = json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    told = told_by(Path(__file__).with_name("kernels_of_rows.py"), tmp_path)
     assert told == {
         "choose_kernel": [2, 1],  # greedy, drawn; drawn with counts
         "finish_kernel": [1, 0],

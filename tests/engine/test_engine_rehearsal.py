@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from tiny_models import tiny_model
 from torch import nn
 
 from runner.engine import build, rehearsal
-from runner.engine.attention.metadata import AttentionBatch, AttentionSpec, KVCache
+from runner.engine.attention.metadata import AttentionSpec
 from runner.engine.device.cpu import CpuDevice
 from runner.engine.graph_sizes import candidate_sizes
 from runner.engine.layers import StepContext
@@ -37,16 +39,8 @@ class Noting:
     def __init__(self) -> None:
         self.seen: list[tuple[AttentionSpec, int, bool, bool]] = []
 
-    def attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        cache: KVCache,
-        batch: AttentionBatch,
-        spec: AttentionSpec,
-        sinks: torch.Tensor | None,
-    ) -> None:
+    def attend(self, *asked: Any) -> None:
+        query, key, value, cache, batch, spec, sinks = asked
         assert [x.shape[1:] for x in (query, key, value)] == [
             (spec.num_heads, spec.head_dim),
             (spec.num_kv_heads, spec.head_dim),
@@ -92,9 +86,15 @@ def test_what_has_not_begun_is_dropped_when_the_start_fails() -> None:
         assert go.wait(60)
         done.append(1)
 
+    def release(calls: Rehearsal) -> None:
+        until = time.monotonic() + 10
+        while not calls._calls[-1].cancelled() and time.monotonic() < until:
+            time.sleep(0.01)
+        go.set()
+
     with pytest.raises(KeyError), Rehearsal() as calls:
         calls.start([call] * 100)
-        go.set()
+        threading.Thread(target=release, args=[calls]).start()
         raise KeyError
     assert len(done) < 100
 
