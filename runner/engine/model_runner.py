@@ -118,7 +118,7 @@ class ModelRunner:
 
     def _time_beside(self, launched: Launched) -> Callable[[float], bool]:
         """Whether the host may begin what takes it so many seconds, for it will hardly keep the device waiting."""
-        if not launched.plan.chunks:  # beside prompts a step of rows takes about as long as a capture
+        if not launched.plan.chunks:  # beside prompts a step of rows takes longer than a capture
             once = iter([True])
             return lambda seconds: next(once, False)
         if self._config.overlap_prefill:  # nothing else is launched before these are done
