@@ -1,7 +1,7 @@
 """CUDA graphs of decode steps: one a batch size and kind of step, sharing one pool.
 
 A graph is captured when it is first needed, or before that while the device is busy with prompts: capturing takes the
-host some 20 ms, for an 8B model beside an H100, and the device nothing.
+host some 20 ms for an 8B model, and the device nothing.
 """
 
 from __future__ import annotations
