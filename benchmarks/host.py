@@ -24,7 +24,8 @@ from runner.engine.core import EngineCore
 from runner.engine.device_times import DeviceTimes
 from runner.engine.plan import StepPlan
 from runner.engine.results import StepResults
-from runner.engine.scheduler import Scheduler, SchedulerConfig
+from runner.engine.scheduler import Scheduler
+from runner.engine.scheduler_config import SchedulerConfig
 from runner.engine.slots import SlotTable
 from runner.types import EngineRequest, SamplingParams
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from runner.engine.plan import StepPlan
 from runner.engine.sampler import WORDS, pack
-from runner.engine.scheduler import SchedulerConfig
+from runner.engine.scheduler_config import SchedulerConfig
 from runner.engine.sequence import Sequence
 
 _ALIGNMENT = 4  # int32 words: Triton compiles a kernel anew for pointers that are not 16-byte aligned

@@ -33,7 +33,8 @@ from runner.engine.memory import block_bytes, cpu_blocks, cuda_blocks, first_ste
 from runner.engine.model_runner import ModelRunner
 from runner.engine.probe import bind, decoder_layers, probe, refuse_unserved
 from runner.engine.rehearsal import Rehearsal, call_products, kernel_calls, linear_calls, prompt_sizes
-from runner.engine.scheduler import Scheduler, SchedulerConfig
+from runner.engine.scheduler import Scheduler
+from runner.engine.scheduler_config import SchedulerConfig
 from runner.engine.settings import EngineSettings
 from runner.engine.warm_up import warm_up
 from runner.errors import ConfigError

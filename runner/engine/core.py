@@ -93,7 +93,7 @@ class EngineCore:
 
     def close_input(self) -> None:
         """No more requests will come for now."""
-        self.scheduler.longest_first()
+        self.scheduler.close_input()
 
     def take_chunks(self) -> list[TokenChunk]:
         """The tokens so far of samples that stream, every few steps; empty in between."""
@@ -115,18 +115,27 @@ class EngineCore:
     def _step_beside(self) -> list[Sample]:
         """`step` where prompts have a lane of their own."""
         samples = self._accept(self._prompts, only_done=True)
+        if self.scheduler.prompts_first:
+            samples += self._launch_prompts(most=2)
+        if any(prompts.plan.holds_rows for prompts in self._prompts):
+            samples += self._accept(self._in_flight)
+            return samples + self._accept(self._prompts, ahead=len(self._prompts) - 1)
         rows = self.scheduler.schedule_rows()
         if rows is not None:
             samples += self._launch(rows, self._in_flight)
-        samples += self._launch_prompts()  # takes the host longer: the rows' step is on its way
+        # After the rows, as it takes the host longer. With two in flight beside rows, some launches took it as long as
+        # the device needs for a step.
+        samples += self._launch_prompts(most=1)
         if rows is not None:
             return samples + self._accept(self._in_flight, ahead=1)
         return samples + self._accept(self._in_flight or self._prompts)
 
-    def _launch_prompts(self) -> list[Sample]:
-        """One step of them at a time: with two, some launches took the host as long as the device needs for a step."""
-        plan = None if self._prompts else self.scheduler.schedule_prompts()
-        return [] if plan is None else self._launch(plan, self._prompts)
+    def _launch_prompts(self, most: int) -> list[Sample]:
+        """Launches steps of prompts, of which there are to be ``most`` in flight."""
+        samples: list[Sample] = []
+        while len(self._prompts) < most and (plan := self.scheduler.schedule_prompts()) is not None:
+            samples += self._launch(plan, self._prompts)
+        return samples
 
     def _launch(self, plan: StepPlan, queue: deque[Launched]) -> list[Sample]:
         """Launches a step; returns what ends when that fails."""
@@ -199,7 +208,9 @@ class EngineCore:
             reason = "out_of_memory: one sequence alone does not fit on the device"
             samples = scheduler.roster.give_up(failed[0].slots[0], reason)
         else:
-            scheduler.max_running = num_rows // 2
-            log.warning("The device ran out of memory; at most %d sequences run from now on", scheduler.max_running)
+            scheduler.room.max_running = num_rows // 2
+            log.warning(
+                "The device ran out of memory; at most %d sequences run from now on", scheduler.room.max_running
+            )
         scheduler.fail(failed)
         return samples

@@ -20,7 +20,7 @@ from runner.engine.attention import AttentionBackend, AttentionBatch
 from runner.engine.forward import forward
 from runner.engine.layers import KeysWritten, LastTokens, StepContext
 from runner.engine.probe import FORWARD_ERRORS, decoder_layers, error_limit, logits_errors
-from runner.engine.scheduler import SchedulerConfig
+from runner.engine.scheduler_config import SchedulerConfig
 from runner.errors import ConfigError
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from runner.config import EngineConfig
 from runner.engine.attention import AttentionBackend, AttentionBatch, AttentionSpec
 from runner.engine.forward import forward
 from runner.engine.layers import StepContext
-from runner.engine.scheduler import SchedulerConfig
+from runner.engine.scheduler_config import SchedulerConfig
 from runner.errors import ConfigError
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from runner.engine.layers import StepContext
 from runner.engine.plan import StepPlan
 from runner.engine.results import ResultLayout, StepResults, most_words, step_width
 from runner.engine.sampler import LogprobsBuffer, SamplingState, Variant, load_sampler
-from runner.engine.scheduler import SchedulerConfig
+from runner.engine.scheduler_config import SchedulerConfig
 from runner.engine.slots import SlotTable
 
 _FEWEST_LAST = 2  # the compiler would compile all anew for one token
@@ -121,7 +121,7 @@ class ModelRunner:
         if not launched.plan.chunks:  # beside prompts a step of rows takes longer than a capture
             once = iter([True])
             return lambda seconds: next(once, False)
-        if self._config.overlap_prefill:  # nothing else is launched before these are done
+        if not launched.plan.holds_rows:  # nothing else is launched before these are done
             return lambda seconds: not launched.is_done
         # Half of the step's time is left for the host's own work on the next one.
         until = time.perf_counter() + self.times.expected(launched.plan.num_prefill_tokens) / 2

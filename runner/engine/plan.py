@@ -34,6 +34,7 @@ class StepPlan:
     prefix: PrefixUpdate | None = None  # another shared beginning from this step on
     shares_reads: bool = False  # the decode rows read it once
     beside_rows: bool = False  # of prompts: there are rows that decode at the same time
+    holds_rows: bool = False  # of prompts: rows wait until these are computed
     after_prompts: bool = False  # may write where prompts in flight still do: not before they have passed
 
     sampled: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))

@@ -23,7 +23,7 @@ from runner.engine.attention.metadata import SharedPrefix
 from runner.engine.linear.weights import LinearWeights, linear_weights
 from runner.engine.linear.wide import is_wide, wide_linear
 from runner.engine.sampler import SamplingState, Variant, load_sampler
-from runner.engine.scheduler import SchedulerConfig
+from runner.engine.scheduler_config import SchedulerConfig
 
 _MOST_THREADS = 8
 _MANY_TOKENS = 2048  # the cache is written by another kernel for so many

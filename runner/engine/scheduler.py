@@ -6,46 +6,25 @@ number of steps later, and only then is an end-of-sequence known.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
 from runner.engine.plan import Chunk, StepPlan
 from runner.engine.results import StepResults
+from runner.engine.room import Room
 from runner.engine.roster import Roster
 from runner.engine.sampler import stop_ids_of
+from runner.engine.scheduler_config import SchedulerConfig
 from runner.engine.sequence import Sequence
 from runner.engine.shared_reads import SharedReads
 from runner.limits import MAX_STOP_IDS
 from runner.types import EngineStats, Sample
 
-_MORE_BLOCK_UPDATES = 1 << 16
 _MOST_PROMPT_STEPS = 8  # in a row while rows could decode
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerConfig:
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_model_len: int
-    block_size: int
-    num_blocks: int
-    overlap_prefill: bool = False
-    share_reads: bool = False
-    deterministic: bool = False
-    eos_ids: tuple[int, ...] = ()
-
-    @property
-    def max_blocks_per_sequence(self) -> int:
-        return -(-self.max_model_len // self.block_size)
-
-    @property
-    def max_block_updates(self) -> int:
-        """Most (slot, index, block) triples in one step: bounds the packet, and so admissions behind long prefixes."""
-        return self.max_num_seqs + self.max_blocks_per_sequence + _MORE_BLOCK_UPDATES
 
 
 class Scheduler:
@@ -57,13 +36,13 @@ class Scheduler:
         self.blocks, self.slots = self.roster.blocks, self.roster.slots
         self._shared_reads = SharedReads(self.slots, config.block_size) if config.share_reads else None
         self.stats = EngineStats(kv_blocks_total=config.num_blocks)
-        # Both are lowered when the device runs out of memory.
-        self.max_running = config.max_num_seqs
-        self.max_prompt_tokens = config.max_num_batched_tokens  # in one step
+        self.room = Room(config, self.roster)
+        self.max_prompt_tokens = config.max_num_batched_tokens  # in one step; lowered when memory runs out
         self._prompt_steps = 0  # since the last step of rows, where rows wait for prompts
-        self._holding = False  # after a preemption nobody is admitted until blocks are plentiful again
+        self._input_closed = False
 
     def add(self, sequence: Sequence) -> None:
+        self._input_closed = False
         self.roster.waiting.append(sequence)
 
     def refusal(self, sequence: Sequence) -> str | None:
@@ -83,11 +62,12 @@ class Scheduler:
             )
         return None
 
-    def longest_first(self) -> None:
+    def close_input(self) -> None:
         """No more will come: orders those that wait so that the longest expected start first and the tail is short.
 
         What is expected is the most that a sequence may still do; the order among equals stays.
         """
+        self._input_closed = True
         self.roster.waiting = deque(sorted(self.roster.waiting, key=lambda s: s.num_prefill_tokens - s.limit))
 
     @property
@@ -98,12 +78,29 @@ class Scheduler:
     @property
     def num_expected(self) -> int:
         """Most rows that decode at once, as far as is known now."""
-        return min(self.max_running, self.roster.num_occupied + len(self.roster.waiting))
+        return min(self.room.max_running, self.roster.num_occupied + len(self.roster.waiting))
+
+    @property
+    def prompts_first(self) -> bool:
+        """Whether rows should wait for the prompts there are, even where both can be computed beside one another.
+
+        Beside prompts rows get ahead of those whose prompts come last, which then end alone in steps of few rows. That
+        costs more than it gains when nothing comes after them, unless rows that run now may last longer anyway.
+        """
+        coming, rows = [*self.roster.prefilling, *islice(self.roster.waiting, 1)], self._decodable()
+        if not (self._input_closed and coming and len(rows)):
+            return False
+        longest = max(sequence.limit - sequence.num_prefill_tokens for sequence in coming)
+        if (self.slots.limit[rows] - self.slots.length[rows]).max() > longest:
+            return False
+        num_fitting, _ = self.room.admissible(math.inf)
+        return num_fitting == len(self.roster.waiting)
 
     def schedule_prompts(self) -> StepPlan | None:
         """The next step of prompts, or None when there are none to compute now."""
         num_decodable = len(self._decodable())
-        plan = StepPlan(beside_rows=self.config.overlap_prefill and num_decodable > 0)
+        holds = not self.config.overlap_prefill or self.prompts_first
+        plan = StepPlan(beside_rows=num_decodable > 0 and not holds, holds_rows=holds)
         if self._wants_prefill(num_decodable):
             self._plan_chunks(plan, self.max_prompt_tokens)
         return self._launched(plan)
@@ -184,7 +181,7 @@ class Scheduler:
     def _preempt_newest(self) -> None:
         roster = self.roster
         roster.preempt(roster.prefilling[-1].slot if roster.prefilling else int(roster.running[-1]))
-        self._holding = True
+        self.room.hold_back()
         self.stats.preemptions += 1
 
     def _wants_prefill(self, num_decodable: int) -> bool:
@@ -192,29 +189,15 @@ class Scheduler:
             return False  # prompts that come one by one must not keep rows from going on
         if self.roster.prefilling:
             return True
-        if not self.roster.waiting or self._num_admissible == 0:
+        if not self.roster.waiting or self.room.num_places == 0:
             return False
         if num_decodable == 0:
             return True
         # Hysteresis: a prefill step interrupts or slows all running rows, so it waits until it is worth that. Waiting
         # for many blocks leaves them unused, which costs as much in the end: for a small part of the cache at most.
-        room = min(self.max_prompt_tokens, self.blocks.num_blocks * self.config.block_size // 32)
-        count, tokens = self._admissible(room)
-        return tokens >= room or count >= min(len(self.roster.waiting), max(1, self.max_running // 8))
-
-    def _admissible(self, room: int) -> tuple[int, int]:
-        """How many of those that wait would get a place and blocks now, and their tokens, up to ``room`` of them."""
-        blocks, count, tokens = self.blocks.num_available - self._reserve(), 0, 0
-        for sequence in islice(self.roster.waiting, self._num_admissible):
-            blocks -= -(-sequence.num_prefill_tokens // self.config.block_size)
-            if blocks < 0 or tokens >= room:
-                break
-            count, tokens = count + 1, tokens + sequence.num_prefill_tokens
-        return count, tokens
-
-    @property
-    def _num_admissible(self) -> int:
-        return max(0, min(self.slots.num_free, self.max_running - self.roster.num_occupied))
+        worth_it = min(self.max_prompt_tokens, self.blocks.num_blocks * self.config.block_size // 32)
+        count, tokens = self.room.admissible(worth_it)
+        return tokens >= worth_it or count >= min(len(self.roster.waiting), max(1, self.room.max_running // 8))
 
     def _plan_chunks(self, plan: StepPlan, room: int) -> None:
         budget = room
@@ -252,7 +235,7 @@ class Scheduler:
 
     def _admit(self, plan: StepPlan) -> bool:
         """Moves the first waiting sequence into a slot with blocks for its prompt, if there is room."""
-        if not self.roster.waiting or self._num_admissible == 0:
+        if not self.roster.waiting or self.room.num_places == 0:
             return False
         sequence, size = self.roster.waiting[0], self.config.block_size
         num_tokens = sequence.num_prefill_tokens
@@ -261,7 +244,7 @@ class Scheduler:
         missing = -(-wanted // size) - len(hits)
         if plan.num_block_updates + len(hits) + missing > self.config.max_block_updates - self.config.max_num_seqs:
             return False
-        if not self._has_room(missing + self.blocks.num_idle(hits)):
+        if not self.room.holds(missing + self.blocks.num_idle(hits)):
             return False
         self.roster.seat(sequence, hits, missing)
         sequence.num_scheduled = len(hits) * size
@@ -269,29 +252,3 @@ class Scheduler:
         plan.admitted.append(sequence)
         plan.block_updates.append(self.slots.block_updates(sequence.slot))
         return True
-
-    def _has_room(self, num_blocks: int) -> bool:
-        available = self.blocks.num_available
-        if not self.roster.num_occupied:
-            self._holding = False
-            return available >= num_blocks
-        if self._holding and available < num_blocks + self.blocks.num_blocks // 10:
-            return False
-        self._holding = False
-        return available >= num_blocks + self._reserve()
-
-    def _reserve(self) -> int:
-        """Blocks to leave: a running row needs a new one every block_size steps, each one then, within reason."""
-        return max(min(self.roster.num_occupied, self.blocks.num_blocks // 50), self._expected_growth())
-
-    def _expected_growth(self) -> int:
-        """Blocks to leave for what the rows that have a place are expected to add.
-
-        A quarter of it: others end in the meantime, and an empty place costs more than a preemption now and then.
-        """
-        mean, table = self.roster.mean_answer, self.slots
-        if mean is None or self.config.deterministic:  # deterministic: each has all its blocks from the start
-            return 0
-        rows = np.flatnonzero(table.num_blocks)
-        left = np.maximum(mean - table.num_outputs[rows], self.config.block_size)
-        return int(np.minimum(left, table.limit[rows] - table.length[rows]).sum()) // (4 * self.config.block_size)

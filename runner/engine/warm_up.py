@@ -12,7 +12,8 @@ from runner.engine.core import EngineCore
 from runner.engine.device_times import DeviceTimes
 from runner.engine.memory import FIRST_TOKENS
 from runner.engine.model_runner import ModelRunner
-from runner.engine.scheduler import Scheduler, SchedulerConfig
+from runner.engine.scheduler import Scheduler
+from runner.engine.scheduler_config import SchedulerConfig
 from runner.types import EngineRequest, SamplingParams
 
 _SHORT_PROMPTS = 16  # a batch of as many rows or more has kernels of its own

@@ -25,7 +25,7 @@ from runner.engine.attention.triton_backend import TritonAttention
 from runner.engine.linear.few_rows import MAX_ROWS, few_rows_linear
 from runner.engine.sampler import LogprobsBuffer, SamplingState, Variant
 from runner.engine.sampler.triton_sampler import TritonSampler
-from runner.engine.scheduler import SchedulerConfig
+from runner.engine.scheduler_config import SchedulerConfig
 from runner.types import SamplingParams
 
 MOST_ROWS, VOCABULARY = 1100, 128_256

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from stub_runner import StubLaunched, StubRunner, stub_answer
 
 from runner.engine.core import EngineCore
-from runner.engine.scheduler import Scheduler, SchedulerConfig
+from runner.engine.scheduler import Scheduler
+from runner.engine.scheduler_config import SchedulerConfig
 from runner.types import EngineRequest, FinishReason, Sample, SamplingParams
 
 
@@ -74,11 +75,15 @@ def scenarios(draw: st.DrawFn) -> tuple[SchedulerConfig, list[tuple[int, list[in
     st.booleans(),
     st.sampled_from([0, 100, 400]),
     st.dictionaries(st.integers(0, 13), st.integers(0, 13), max_size=6),
+    st.integers(0, 20),
 )
 def test_every_answer_is_right(
-    scenario: tuple, async_batching: bool, prefix_caching: bool, stop_below: int, aborts: dict[int, int]
+    scenario: tuple, async_batching: bool, prefix_caching: bool, stop_below: int, aborts: dict[int, int], closed_at: int
 ) -> None:
-    """``aborts`` are requests, by the step before which they end, wherever they are; prompts in flight go first."""
+    """``aborts`` are requests, by the step before which they end, wherever they are; prompts in flight go first.
+
+    The input is said to be closed before step ``closed_at``, whether or not more comes.
+    """
     config, requests = scenario
     core = make_core(config, stop_below, async_batching=async_batching, prefix_caching=prefix_caching)
     samples, aborted, arrivals = [], set(), sorted(enumerate(requests), key=lambda item: item[1][0])
@@ -90,6 +95,8 @@ def test_every_answer_is_right(
             victim = chunks[0].sequence.request_id if chunks else aborts[step]
             aborted.add(victim)
             samples += core.abort({(victim, index) for index in range(3)})
+        if step == closed_at:
+            core.close_input()
         samples += core.step()
     samples += finish(core)
     expected = {
@@ -203,7 +210,7 @@ def test_out_of_memory_shrinks_the_batch(async_batching: bool) -> None:
     core.add([request(i, [i, 1], max_tokens=10) for i in range(6)])
     samples = finish(core)
     assert {s.request_id: s.token_ids for s in samples} == {i: stub_answer([i, 1], 10, 0) for i in range(6)}
-    assert core.scheduler.max_running == 2
+    assert core.scheduler.room.max_running == 2
 
 
 @pytest.mark.parametrize("fails", ["launch", "results"])
@@ -231,7 +238,7 @@ def test_prompts_that_do_not_fit_take_smaller_steps_and_leave_the_rows_alone(ove
             core.step()
     samples = finish(core)
     assert {s.request_id: s.token_ids for s in samples} == {i: stub_answer(p, 40, 0) for i, p in enumerate(prompts)}
-    assert core.scheduler.max_running == 8
+    assert core.scheduler.room.max_running == 8
     assert 150 <= core.scheduler.max_prompt_tokens <= 300
 
 
@@ -258,7 +265,7 @@ def test_short_prompts_that_do_not_fit_beside_rows_are_not_taken_for_lone_ones(
     samples += finish(core)
     assert len(samples) == 6 + count
     assert all(sample.error is None for sample in samples)
-    assert core.scheduler.max_running >= 3
+    assert core.scheduler.room.max_running >= 3
 
 
 def test_those_that_stream_are_told_every_few_steps_however_many_a_call_launches(

@@ -101,7 +101,7 @@ def asked_after_each_step(core: EngineCore) -> list[tuple[Step, tuple[int, int, 
         beside = " beside" if plan.beside_rows or (not plan.chunks and runner._has_prompts) else ""
         prepare(launched, num_rows)
         runner._device.synchronize()  # else it would be asked later
-        which = ("prompts" if plan.chunks else "rows") + beside
+        which = "prompts first" if plan.holds_rows else ("prompts" if plan.chunks else "rows") + beside
         told = asked.asked[before] if len(asked.asked) > before else None
         steps.append(((which, len(plan.sampled), num_rows), told))
 
@@ -119,7 +119,7 @@ def test_in_turns_steps_of_prompts_hide_captures_in_half_of_their_time(monkeypat
         steps = asked_after_each_step(core)
         assert steps[0][0][1] == 0, "a prompt that does not fit a step has no answer yet"
         for (which, sampled, expected), asked in steps:
-            captures = which == "prompts" and sampled > 0
+            captures = which == "prompts first" and sampled > 0
             assert asked == ((sampled, expected, count) if captures else None), which
 
 
@@ -134,6 +134,19 @@ def test_beside_prompts_each_step_of_rows_hides_one_capture() -> None:
             assert asked[:2] == (sampled, expected)
         else:
             assert asked == ((sampled, expected, 1) if which == "rows beside" else None), which
+
+
+def test_prompts_that_rows_wait_for_hide_captures_in_half_of_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(DeviceTimes, "expected", lambda *_: 0.11)
+    core = make_core("llama", overlap_prefill=True, max_num_seqs=8, max_num_batched_tokens=64)
+    core.add(requests_for(prompts_of(1, 8, longest=60), max_tokens=12))
+    core.close_input()
+    steps = asked_after_each_step(core)
+    assert {step[0] for step, _ in steps} == {"prompts", "prompts first", "rows"}
+    for (which, sampled, expected), asked in steps:
+        if which == "prompts first" and sampled:
+            assert asked == (sampled, expected, 5)
 
 
 def test_while_no_row_runs_captures_go_on_until_the_prompts_are_done() -> None:

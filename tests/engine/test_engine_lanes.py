@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,23 @@ def test_answers_are_those_of_generate_whichever_lane_is_ahead(
     assert any(beside)
 
 
+@pytest.mark.parametrize("ahead", [prompts_late, prompts_early])
+def test_answers_are_those_of_generate_where_rows_wait_for_prompts(
+    ahead: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core, held = lanes_core(num_kv_blocks=400, max_num_seqs=32), []
+    ahead(core, monkeypatch)
+    alike = [replace(each, sampling=SamplingParams(max_tokens=LONGEST, temperature=0.0)) for each in requests()]
+
+    def closed(core: Any) -> list[Sample]:
+        core.close_input()
+        held.append([prompts.plan.holds_rows for prompts in core._prompts])
+        return []
+
+    assert finish(core, alike, closed) == {each.request_id: generated(each) for each in alike}
+    assert [True] in held
+
+
 PENALISED = {"more_tokens": 40, "frequency_penalty": 2.0, "repetition_penalty": 5.0, "ignore_eos": True}
 MANY_EDITS = {"num_kv_blocks": 400, "max_num_seqs": 16, "max_model_len": 128}
 
@@ -225,7 +243,7 @@ def test_out_of_memory_in_one_lane_loses_nothing_of_either(
 
     monkeypatch.setattr(Lane, "launch", fails)
     answers = finish(core, requests())
-    assert core.scheduler.max_running < 8
+    assert core.scheduler.room.max_running < 8
     assert len(answers) == 30
     assert are_right(answers)
 

@@ -13,7 +13,7 @@ from runner.engine.attention import AttentionBatch, allocate_cache, load_backend
 from runner.engine.layers import PagedLayer, StepContext
 from runner.engine.memory import _MARGIN_BYTES, FIRST_TOKENS, cuda_blocks, first_step
 from runner.engine.probe import bind, probe
-from runner.engine.scheduler import SchedulerConfig
+from runner.engine.scheduler_config import SchedulerConfig
 from runner.errors import ConfigError
 
 GIB = 1 << 30

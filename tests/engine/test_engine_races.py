@@ -134,7 +134,7 @@ def test_out_of_memory_on_the_device_shrinks_the_batch_and_goes_on(monkeypatch: 
     while whole.has_work:
         expected |= {sample.request_id: sample.token_ids for sample in whole.step()}
     assert answers == expected
-    assert core.scheduler.max_running <= 4
+    assert core.scheduler.room.max_running <= 4
 
 
 def test_a_row_with_nan_logits_ends_with_an_error_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from runner.engine.graph_sizes import candidate_sizes
 from runner.engine.layers import StepContext
 from runner.engine.probe import probe
 from runner.engine.rehearsal import Rehearsal, kernel_calls, prompt_sizes
-from runner.engine.scheduler import SchedulerConfig
+from runner.engine.scheduler_config import SchedulerConfig
 
 SPECS = [
     AttentionSpec(4, 2, 16, 16, 0.25),

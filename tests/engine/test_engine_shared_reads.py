@@ -17,7 +17,8 @@ from test_engine_exact import finish as finish_model
 from runner.engine import build, shared_reads
 from runner.engine.core import EngineCore
 from runner.engine.plan import StepPlan
-from runner.engine.scheduler import Scheduler, SchedulerConfig
+from runner.engine.scheduler import Scheduler
+from runner.engine.scheduler_config import SchedulerConfig
 from runner.engine.slots import SlotTable
 
 
