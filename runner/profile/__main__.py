@@ -82,10 +82,11 @@ def _describe(results: list[Figures], bandwidth: float) -> str:
         line("  between decode steps", lambda f: "-" if f.steady_idle is None else f"{f.steady_idle:.2%}"),
         line("decode step, median", lambda f: _ms(f.decode_step)),
         line("  at the bandwidth limit", lambda f: _ms(f.limit)),
-        line("host works, a step", lambda f: _ms(sum(f.host.values()))),
+        line("host busy", lambda f: f"{f.host_busy:.2%}"),
+        line("host works, a step, median", lambda f: _ms(sum(f.host.values()))),
     ]
     rows += [line(f"  {stage}", lambda f, stage=stage: _ms(f.host[stage])) for stage in STAGES]  # type: ignore[misc]
-    rows.append(line("host waits, a step", lambda f: _ms(f.wait)))
+    rows.append(line("host waits, a step, median", lambda f: _ms(f.wait)))
     return f"{table(rows)}\n  The limit is that of a large copy on this device: {bandwidth / 1e9:,.0f} GB/s.\n"
 
 

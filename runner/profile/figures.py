@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import median
@@ -20,8 +20,9 @@ class Figures:
     """Of one mode. Times in seconds; ``busy`` and ``idle`` are shares of the time from first to last device work.
 
     ``steady_idle`` and ``decode_step`` look only at a decode step that follows a decode step, without prompts between
-    or beside them; None without such. ``host`` is by stage, ``wait`` for the device: means over steps. ``limit`` is the
-    time of reading the weights and the cache once, a mean over decode steps.
+    or beside them; None without such. ``host_busy`` is the share of the time that the host works; ``host`` is by stage,
+    ``wait`` for the device: medians over turns of the host's loop, as launching prompts takes many times as long as
+    launching rows. ``limit`` is the time of reading the weights and the cache once, a mean over decode steps.
     """
 
     async_batching: bool
@@ -33,6 +34,7 @@ class Figures:
     steady_idle: float | None
     decode_step: float | None
     limit: float | None
+    host_busy: float
     host: dict[str, float]
     wait: float
 
@@ -49,7 +51,8 @@ def figures(recording: Recording, shape: ModelShape | None, bandwidth: float) ->
     steady_idle = sum(max(after.start - before.end, 0.0) for before, after in steady)
     steady_busy = sum(after.seconds for _, after in steady)
     decode = [step for step in steps if not step.prompt_tokens]
-    host = _host(recording)
+    turns = _turns(recording)
+    works = sum(turn["step"] - turn["wait"] for turn in turns)
     limit = None
     if shape is not None and decode:
         context = sum(step.context_tokens for step in decode) / len(decode)
@@ -64,8 +67,9 @@ def figures(recording: Recording, shape: ModelShape | None, bandwidth: float) ->
         steady_idle=steady_idle / (steady_busy + steady_idle) if steady else None,
         decode_step=median(after.start - before.start for before, after in steady) if steady else None,
         limit=limit,
-        host={stage: host[stage] for stage in STAGES},
-        wait=host["wait"],
+        host_busy=works / recording.seconds,
+        host={stage: _median(turn[stage] for turn in turns) for stage in STAGES},
+        wait=_median(turn["wait"] for turn in turns),
     )
 
 
@@ -88,12 +92,19 @@ def _steady(compute: Sequence[StepSpan]) -> list[tuple[StepSpan, StepSpan]]:
     ]
 
 
-def _host(recording: Recording) -> dict[str, float]:
-    """Seconds a step by stage, each without the stages in it."""
-    total: dict[str, float] = dict.fromkeys((*STAGES, "wait", "step"), 0.0)
+def _turns(recording: Recording) -> list[dict[str, float]]:
+    """Seconds of each turn of the host's loop that launched a step, by stage, each without the stages in it."""
+    turns: list[dict[str, float]] = []
     for span in recording.spans:
         if span.lane == HOST:
-            total[span.name] += span.seconds
-    total["other"] = total["step"] - sum(total[stage] for stage in ("schedule", "launch", "accept", "wait"))
-    total["launch"] -= total["packet"]
-    return {stage: seconds / len(recording.steps) for stage, seconds in total.items()}
+            if span.name == "step":
+                turns.append(dict.fromkeys((*STAGES, "wait", "step"), 0.0))
+            turns[-1][span.name] += span.seconds
+    for turn in turns:
+        turn["other"] = turn["step"] - sum(turn[stage] for stage in ("schedule", "launch", "accept", "wait"))
+        turn["launch"] -= turn["packet"]
+    return [turn for turn in turns if turn["launch"]]
+
+
+def _median(values: Iterable[float]) -> float:
+    return median([*values] or [0.0])
