@@ -67,7 +67,7 @@ def core_over(
     max_model_len = _max_model_len(engine, context)
     accelerated = target.type == "cuda" and not engine.enforce_eager
     _replace_linears(model, target, accelerated)
-    specs = probe(model, max_model_len)
+    specs = _proven(model, max_model_len, accelerated)
     step, kind = StepContext(), default_backend(target)
     backend = load_backend(
         kind, specs, engine.max_num_seqs, target, model.dtype, engine.block_size, engine.deterministic
@@ -89,7 +89,7 @@ def core_over(
     )
     if target.type == "cuda":  # on a CPU nothing is compiled or loaded
         _bind_cache(model, specs, backend, step, config, compiled)
-        _rehearse(model, backend, step, config, device, accelerated)
+        _rehearse(model, backend, step, config, device)
     num_blocks = engine.num_kv_blocks or _num_blocks(model, specs, backend, step, config, engine)
     config = replace(config, num_blocks=num_blocks)
     _check_cache(config)
@@ -103,6 +103,14 @@ def core_over(
     scheduler = Scheduler(config)
     scheduler.stats.device = torch.cuda.get_device_name(target) if target.type == "cuda" else ""
     return EngineCore(scheduler, runner, engine.async_batching, engine.enable_prefix_caching)
+
+
+def _proven(model: PreTrainedModel, max_model_len: int, accelerated: bool) -> list[AttentionSpec]:
+    """As `probe`, which calls most kernels of wide linears, one after the other: they are compiled at once."""
+    with Rehearsal() as rehearsal:
+        if accelerated:
+            rehearsal.start(linear_calls([model]))
+        return probe(model, max_model_len)
 
 
 def _vocab_size(model: PreTrainedModel) -> int:
@@ -134,14 +142,11 @@ def _rehearse(
     step: StepContext,
     config: SchedulerConfig,
     device: Device,
-    accelerated: bool,
 ) -> None:
     """Has all compiled and loaded that the first rows need, with layers bound to any cache."""
     modules = [decoder_layers(model)[0], *filter(None, [model.get_output_embeddings()])]
     with Rehearsal() as rehearsal:
         rehearsal.start(kernel_calls(backend, config, _vocab_size(model)))
-        if accelerated:
-            rehearsal.start(linear_calls(modules))
         first_step(model, backend, step, config)
     device.synchronize()
     call_products(modules, candidate_sizes(config.max_num_seqs))

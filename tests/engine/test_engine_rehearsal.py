@@ -130,6 +130,14 @@ def test_the_largest_step_of_prompts_is_among_the_sizes(max_tokens: int) -> None
     assert sizes[-1] == max_tokens
 
 
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_wide_linears_are_called_while_the_model_is_proven(accelerated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, called = tiny_model("llama"), threading.Event()
+    monkeypatch.setattr(build, "linear_calls", lambda modules: [called.set] if list(modules) == [model] else [])
+    monkeypatch.setattr(build, "probe", lambda *_: called.wait(60 if accelerated else 0))
+    assert build._proven(model, 128, accelerated) is accelerated  # type: ignore[comparison-overlap]
+
+
 class Leaving(CpuDevice):
     """Notes when it is to leave room."""
 
@@ -153,17 +161,16 @@ def test_a_start_calls_kernels_beside_its_first_step_and_then_products(
     backend, config = Noting(), replace(CONFIG, overlap_prefill=overlap)
     monkeypatch.setattr(build, "first_step", lambda *_: events.append("first step"))
     monkeypatch.setattr(build, "kernel_calls", lambda *_: [lambda: events.append("kernel")])
-    monkeypatch.setattr(build, "linear_calls", lambda _: [lambda: events.append("linear")])
     monkeypatch.setattr(
         build,
         "call_products",
         lambda modules, sizes: events.append((list(modules), list(sizes), device.leaves_room)),
     )
-    build._rehearse(model, backend, StepContext(), config, device, accelerated=True)  # type: ignore[arg-type]
+    build._rehearse(model, backend, StepContext(), config, device)  # type: ignore[arg-type]
     layer, head = model.model.layers[0], model.lm_head
-    assert set(events[:3]) == {"first step", "kernel", "linear"}
+    assert set(events[:2]) == {"first step", "kernel"}
     beside = [([layer], prompt_sizes(3200), True)] if overlap else []
-    assert events[3:] == [
+    assert events[2:] == [
         ([layer, head], candidate_sizes(8), False),
         ([layer], prompt_sizes(3200), False),
         *beside,
