@@ -175,6 +175,7 @@ class _Writer:
         """Appends [count] or [count, width] int32 values."""
         width = values.shape[1] if values.ndim == 2 else 1
         section = Section(-(-self._at // _ALIGNMENT) * _ALIGNMENT, len(values), width)
-        self._out[section.start : section.stop] = values.reshape(-1)
-        self._at = section.stop
+        if len(values):
+            self._out[section.start : section.stop] = values.reshape(-1)
+            self._at = section.stop
         return section

@@ -35,7 +35,7 @@ class ResultLayout:
     def write(self, out: Tensor, tokens: Tensor, status: Tensor, logprobs: LogprobsBuffer | None) -> None:
         """Fills ``out`` on the device; what there is beyond ``num_rows`` rows is padding."""
         count = self.num_rows
-        out[:count], out[count : 2 * count] = tokens[:count], status[:count]
+        torch.cat((tokens[:count], status[:count]), out=out[: 2 * count])
         if logprobs is not None:
             rows = out[2 * count : self.size].view(count, -1)
             rows[:, 0] = logprobs.sampled[:count].view(torch.int32)

@@ -58,17 +58,23 @@ class Roster:
         """Takes the results of a step and returns the samples that ended."""
         table, slots = self.slots, plan.sampled
         table.in_flight[slots] -= 1
-        live = ~table.gone[slots]
-        slots, tokens, status = slots[live], results.tokens[live], results.status[live]
+        tokens, status, logprobs = results.tokens, results.status, results.logprobs
+        gone = table.gone[slots]
+        if gone.any():
+            live = ~gone
+            slots, tokens, status = slots[live], tokens[live], status[live]
+            logprobs = None if logprobs is None else logprobs[live]
         valid = status != Status.INVALID
         table.append(slots[valid], tokens[valid])
-        if results.logprobs is not None:
-            table.append_logprobs(slots[valid], results.logprobs[live][valid])
+        if logprobs is not None:
+            table.append_logprobs(slots[valid], logprobs[valid])
         full = table.prompt_length[slots] + table.num_outputs[slots] >= table.limit[slots]
         samples = []
         for i in np.flatnonzero((status != Status.RUNNING) | full):
             samples.append(self.end(int(slots[i]), *_verdict(int(status[i]), int(tokens[i]))))
-        for slot in slots[(table.watched[slots] > 0) & ~table.gone[slots]].tolist():
+        for slot in slots[table.watched[slots] > 0].tolist():
+            if table.gone[slot]:
+                continue
             if ends_in_cycle(table.made(slot), int(table.watched[slot])):
                 samples.append(self.end(slot, FinishReason.REPETITION))
         if samples:

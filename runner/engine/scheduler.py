@@ -81,14 +81,20 @@ class Scheduler:
         return min(self.room.max_running, self.roster.num_occupied + len(self.roster.waiting))
 
     @property
+    def _has_prompts(self) -> bool:
+        return bool(self.roster.waiting or self.roster.prefilling)
+
+    @property
     def prompts_first(self) -> bool:
         """Whether rows should wait for the prompts there are, even where both can be computed beside one another.
 
         Beside prompts rows get ahead of those whose prompts come last, which then end alone in steps of few rows. That
         costs more than it gains when nothing comes after them, unless rows that run now may last longer anyway.
         """
+        if not (self._input_closed and self._has_prompts):
+            return False
         coming, rows = [*self.roster.prefilling, *islice(self.roster.waiting, 1)], self._decodable()
-        if not (self._input_closed and coming and len(rows)):
+        if not len(rows):
             return False
         longest = max(sequence.limit - sequence.num_prefill_tokens for sequence in coming)
         if (self.slots.limit[rows] - self.slots.length[rows]).max() > longest:
@@ -98,6 +104,8 @@ class Scheduler:
 
     def schedule_prompts(self) -> StepPlan | None:
         """The next step of prompts, or None when there are none to compute now."""
+        if not self._has_prompts:
+            return None
         num_decodable = len(self._decodable())
         holds = not self.config.overlap_prefill or self.prompts_first
         plan = StepPlan(beside_rows=num_decodable > 0 and not holds, holds_rows=holds)
@@ -144,20 +152,21 @@ class Scheduler:
     def _plan_decode(self, plan: StepPlan, rows: np.ndarray) -> None:
         table, size = self.slots, self.config.block_size
         rows = rows[: self.config.max_num_batched_tokens]
-        needy = rows[table.length[rows] >= table.num_blocks[rows] * size]
+        lengths = table.length[rows]
+        needy = rows[lengths >= table.num_blocks[rows] * size]
         while len(needy) > self.blocks.num_available:
             self._preempt_newest()
             rows = rows[np.isin(rows, self.roster.running)]
-            needy = needy[np.isin(needy, rows)]
+            needy, lengths = needy[np.isin(needy, rows)], table.length[rows]
         if len(needy):
             index, blocks = table.num_blocks[needy], self.blocks.allocate(len(needy))
             table.block_table[needy, index] = blocks
             table.num_blocks[needy] = index + 1
             plan.block_updates.append(np.stack([needy, index, blocks], axis=1))
-        table.length[rows] += 1
-        self.stats.kv_tokens_read += int(table.length[rows].sum())
+        table.length[rows] = lengths + 1
+        self.stats.kv_tokens_read += int(lengths.sum()) + len(rows)
         # The longest are read first: what is read last should not take long. As all grow alike, their order stays.
-        plan.decode = rows[np.argsort(-table.length[rows], kind="stable")]
+        plan.decode = rows[np.argsort(-lengths, kind="stable")]
         if not len(rows):
             return
         plan.after_prompts, self.roster.freed_early = self.roster.freed_early, False

@@ -48,7 +48,7 @@ class CudaStream(Stream):
     def enqueue(
         self, operation: Callable[[], None], reads: Sequence[Buffer] = (), writes: Sequence[Buffer] = ()
     ) -> None:
-        with torch.cuda.stream(self.stream):
+        with self.stream:  # not torch.cuda.stream(...): Python of its own, which a step would pay three times
             operation()
 
     def wait(self, event: Event) -> None:
