@@ -60,11 +60,9 @@ class DeviceTimes:
 
     def _advance(self, begin: Event, end: Event) -> tuple[float, float]:
         """(seconds without work before a step, seconds of it that are not counted yet)."""
-        last, self._last = self._last, end
-        if last is None:
-            return 0.0, end.seconds_since(begin)
-        if end.seconds_since(last) <= 0:
-            self._last = last
+        last, seconds = self._last, end.seconds_since(begin)
+        gap = 0.0 if last is None else begin.seconds_since(last)
+        if gap + seconds <= 0:
             return 0.0, 0.0
-        gap = begin.seconds_since(last)
-        return max(gap, 0.0), end.seconds_since(begin) + min(gap, 0.0)
+        self._last = end
+        return max(gap, 0.0), seconds + min(gap, 0.0)
