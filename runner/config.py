@@ -160,7 +160,7 @@ class EngineConfig:
     num_kv_blocks: int | None = runtime(None, "KV blocks; default: measured")
     enable_prefix_caching: bool = runtime(True, "Reuse the KV blocks of shared prompt beginnings")
     overlap_prefill: bool | None = runtime(
-        None, "Compute prompts beside running rows (async_batching only); default: on an H100 or H200"
+        None, "Compute prompts beside running rows (async_batching, not deterministic); default: on an H100 or H200"
     )
     async_batching: bool = runtime(True, "Prepare step N+1 while N computes; false takes turns")
     enforce_eager: bool = runtime(False, "No compile, no CUDA graphs")

@@ -9,6 +9,7 @@ from typing import Any
 from runner.config import EngineConfig, EngineKind, LoadFormat, ModelSettings
 
 MAX_STOP_IDS = 16  # of a request, with the model's own end-of-sequence ids
+MAX_SAMPLES = 10_000  # answers of a row; each takes a place in memory from the start
 MAX_LOGPROBS = 20  # of the best tokens at each place
 MAX_BAD_PHRASES = 256  # bad words of several tokens in a request, written with and without a space before them
 MAX_PHRASE_TOKENS = 32  # of one bad word
@@ -40,7 +41,7 @@ LIMITS = {
         "max_model_len": Limits(1),
         "gpu_memory_utilization": Limits(0, 1, above=True),
         "cpu_kv_cache_gib": Limits(0, above=True),
-        "block_size": Limits(1),
+        "block_size": Limits(1, 4096),
         "num_kv_blocks": Limits(1),
     },
     "launch": {

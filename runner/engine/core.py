@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from runner.engine.device_times import DeviceTimes
-from runner.engine.lane import Launched
+from runner.engine.lane import NUM_BUFFERS, Launched
 from runner.engine.plan import StepPlan
 from runner.engine.results import StepResults
 from runner.engine.scheduler import Scheduler
@@ -45,7 +45,7 @@ class EngineCore:
     With ``async_batching`` step N + 1 is planned and launched before the results of step N are read, so that the
     device never waits for the host; without it each step is read before the next is planned. The parts and their
     order within a step are the same. Where the scheduler's configuration says so too, prompts are computed beside rows,
-    which they join once they are done.
+    which they join once they are done; near the end rows may wait for them (`Scheduler.schedule_first_prompts`).
     """
 
     def __init__(
@@ -115,27 +115,22 @@ class EngineCore:
     def _step_beside(self) -> list[Sample]:
         """`step` where prompts have a lane of their own."""
         samples = self._accept(self._prompts, only_done=True)
-        if self.scheduler.prompts_first:
-            samples += self._launch_prompts(most=2)
+        while len(self._prompts) < NUM_BUFFERS and (first := self.scheduler.schedule_first_prompts()) is not None:
+            samples += self._launch(first, self._prompts)
         if any(prompts.plan.holds_rows for prompts in self._prompts):
             samples += self._accept(self._in_flight)
-            return samples + self._accept(self._prompts, ahead=len(self._prompts) - 1)
+            return samples + self._accept(self._prompts, ahead=max(0, len(self._prompts) - 1))
         rows = self.scheduler.schedule_rows()
         if rows is not None:
             samples += self._launch(rows, self._in_flight)
         # After the rows, as it takes the host longer. With two in flight beside rows, some launches took it as long as
         # the device needs for a step.
-        samples += self._launch_prompts(most=1)
+        prompts = None if self._prompts else self.scheduler.schedule_prompts(beside=True)
+        if prompts is not None:
+            samples += self._launch(prompts, self._prompts)
         if rows is not None:
             return samples + self._accept(self._in_flight, ahead=1)
         return samples + self._accept(self._in_flight or self._prompts)
-
-    def _launch_prompts(self, most: int) -> list[Sample]:
-        """Launches steps of prompts, of which there are to be ``most`` in flight."""
-        samples: list[Sample] = []
-        while len(self._prompts) < most and (plan := self.scheduler.schedule_prompts()) is not None:
-            samples += self._launch(plan, self._prompts)
-        return samples
 
     def _launch(self, plan: StepPlan, queue: deque[Launched]) -> list[Sample]:
         """Launches a step; returns what ends when that fails."""
@@ -204,6 +199,8 @@ class EngineCore:
             log.warning(
                 "The device ran out of memory; prompts are computed %d tokens at a time from now on", tokens // 2
             )
+        elif failed[0].is_abandoned:
+            log.warning("The device ran out of memory in a step that nobody waits for")
         elif num_rows == 1:
             reason = "out_of_memory: one sequence alone does not fit on the device"
             samples = scheduler.roster.give_up(failed[0].slots[0], reason)

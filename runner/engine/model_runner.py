@@ -70,7 +70,7 @@ class ModelRunner:
         if config.overlap_prefill:
             streams = device.prompts, device.prompts, device.prompts
             self._prompts = Lane(device, "prompts_", streams, capacity, results)
-        self._has_prompts = False
+        self._num_prompts = 0  # steps of them in flight beside rows or before them, on a lane of their own
         self._has_loaded_edits = False
         self._shares_reads = False  # did the decode steps of late
         self.times = DeviceTimes()
@@ -97,7 +97,7 @@ class ModelRunner:
     def _order(self, plan: StepPlan, step: _Step) -> None:
         """What one lane must not do before the other has: blocks go from rows that end to prompts, not back."""
         if plan.chunks:
-            self._has_prompts = True
+            self._num_prompts += 1
             self._prompts.after(self._rows)
             self._has_loaded_edits |= any(load is not None for _, load in step.edits)
         elif plan.after_prompts or self._has_loaded_edits:  # loading edits may move those of all rows
@@ -109,7 +109,7 @@ class ModelRunner:
         plan = launched.plan
         if not self._graphs or launched.variant is Variant.FULL or not len(plan.sampled):
             return
-        if plan.beside_rows or not (plan.chunks or self._has_prompts):
+        if plan.beside_rows or not (plan.chunks or self._num_prompts):
             return
         now = self._num_rows(len(plan.sampled))
         most = max(now, self._num_rows(num_rows))
@@ -131,17 +131,17 @@ class ModelRunner:
         """Waits for a step."""
         results = launched.read()
         if launched.plan.chunks:
-            self._has_prompts = False
+            self._num_prompts = max(0, self._num_prompts - 1)
             self.times.add_prompts(launched.begin, launched.end, launched.plan.num_prefill_tokens)
         else:
-            self.times.add_rows(launched.begin, launched.end, beside=self._has_prompts)
+            self.times.add_rows(launched.begin, launched.end, beside=self._num_prompts > 0)
         return results
 
     def recover(self) -> None:
         """After a step failed: drops what is queued, and what the device was believed to hold of it."""
         self._device.discard()
         self.times.lose_prompts()
-        self._has_prompts = False
+        self._num_prompts = 0
         self.builder.forget_rows()
 
     @torch.inference_mode()

@@ -34,7 +34,7 @@ class StepPlan:
     prefix: PrefixUpdate | None = None  # another shared beginning from this step on
     shares_reads: bool = False  # the decode rows read it once
     beside_rows: bool = False  # of prompts: there are rows that decode at the same time
-    holds_rows: bool = False  # of prompts: rows wait until these are computed
+    holds_rows: bool = False  # of prompts: rows, where there are any, wait until these are computed
     after_prompts: bool = False  # may write where prompts in flight still do: not before they have passed
 
     sampled: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
@@ -53,6 +53,11 @@ class StepPlan:
     def slots(self) -> list[int]:
         """All slots that the step works on."""
         return [*self.decode.tolist(), *(chunk.slot for chunk in self.chunks)]
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether these are prompts that have all left their slots, which may be others' by now."""
+        return bool(self.chunks) and all(chunk.sequence.slot != chunk.slot for chunk in self.chunks)
 
     @property
     def num_prefill_tokens(self) -> int:

@@ -1,9 +1,10 @@
 """Calls kernels and matrix products before the first row, so that no row waits until they are compiled or loaded.
 
 Triton takes up to two seconds for a kernel that it has not compiled before, and lets other threads run meanwhile: each
-of our kernels is called once from a thread of its own, on memory that is nobody's, while torch's compiler works. cuBLAS
-chooses a kernel by the number of rows, and loads it when it is first called, for which CUDA may wait until the device
-has done all that it was given: a step of prompts, in mid-run.
+of our kernels is called once from a thread of its own, on memory that is nobody's, those of wide linears while the
+model is proven, the others while torch's compiler works. cuBLAS chooses a kernel by the number of rows, and loads it
+when it is first called, for which CUDA may wait until the device has done all that it was given: a step of prompts, in
+mid-run.
 """
 
 from __future__ import annotations

@@ -26,7 +26,10 @@ class Room:
         return max(0, min(roster.slots.num_free, self.max_running - roster.num_occupied))
 
     def admissible(self, most_tokens: float) -> tuple[int, int]:
-        """How many of those that wait would get a place and blocks now, and their tokens, up to ``most_tokens``."""
+        """How many of those that wait places and blocks allow now, and their tokens, up to ``most_tokens``.
+
+        An estimate: beginnings that are cached, and a preemption of late, are left out.
+        """
         blocks, count, tokens = self._roster.blocks.num_available - self._reserve(), 0, 0
         for sequence in islice(self._roster.waiting, self.num_places):
             blocks -= -(-sequence.num_prefill_tokens // self._config.block_size)

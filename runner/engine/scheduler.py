@@ -80,18 +80,31 @@ class Scheduler:
         """Most rows that decode at once, as far as is known now."""
         return min(self.room.max_running, self.roster.num_occupied + len(self.roster.waiting))
 
+    def schedule_first_prompts(self) -> StepPlan | None:
+        """The next step of prompts if rows should wait for it, even where both can be computed beside one another.
+
+        Beside prompts rows get ahead of those whose prompts come last, which then end alone in steps of few rows. That
+        costs more than it gains when nothing is to come after them, unless rows that run now may last longer anyway.
+        """
+        return self._prompts_step(beside=False) if self._are_prompts_first() else None
+
+    def schedule_prompts(self, beside: bool = False) -> StepPlan | None:
+        """The next step of prompts, or None when there are none to compute now; ``beside`` rows, or rows wait."""
+        return self._prompts_step(beside) if self._has_prompts else None
+
+    def _prompts_step(self, beside: bool) -> StepPlan | None:
+        num_decodable = len(self._decodable())
+        plan = StepPlan(beside_rows=beside and num_decodable > 0, holds_rows=not beside)
+        if self._wants_prefill(num_decodable):
+            self._plan_chunks(plan, self.max_prompt_tokens)
+        return self._launched(plan)
+
     @property
     def _has_prompts(self) -> bool:
         return bool(self.roster.waiting or self.roster.prefilling)
 
-    @property
-    def prompts_first(self) -> bool:
-        """Whether rows should wait for the prompts there are, even where both can be computed beside one another.
-
-        Beside prompts rows get ahead of those whose prompts come last, which then end alone in steps of few rows. That
-        costs more than it gains when nothing comes after them, unless rows that run now may last longer anyway.
-        """
-        if not (self._input_closed and self._has_prompts):
+    def _are_prompts_first(self) -> bool:
+        if not (self._input_closed and self._has_prompts) or len(self.roster.waiting) > self.room.num_places:
             return False
         coming, rows = [*self.roster.prefilling, *islice(self.roster.waiting, 1)], self._decodable()
         if not len(rows):
@@ -101,17 +114,6 @@ class Scheduler:
             return False
         num_fitting, _ = self.room.admissible(math.inf)
         return num_fitting == len(self.roster.waiting)
-
-    def schedule_prompts(self) -> StepPlan | None:
-        """The next step of prompts, or None when there are none to compute now."""
-        if not self._has_prompts:
-            return None
-        num_decodable = len(self._decodable())
-        holds = not self.config.overlap_prefill or self.prompts_first
-        plan = StepPlan(beside_rows=num_decodable > 0 and not holds, holds_rows=holds)
-        if self._wants_prefill(num_decodable):
-            self._plan_chunks(plan, self.max_prompt_tokens)
-        return self._launched(plan)
 
     def schedule_rows(self) -> StepPlan | None:
         """The next step of rows that decode, or None when no row can before more results are in."""

@@ -20,9 +20,10 @@ class Figures:
     """Of one mode. Times in seconds; ``busy`` and ``idle`` are shares of the time from first to last device work.
 
     ``steady_idle`` and ``decode_step`` look only at a decode step that follows a decode step, without prompts between
-    or beside them; None without such. ``host_busy`` is the share of the time that the host works; ``host`` is by stage,
-    ``wait`` for the device: medians over turns of the host's loop, as launching prompts takes many times as long as
-    launching rows. ``limit`` is the time of reading the weights and the cache once, a mean over decode steps.
+    or beside them; None without such. ``host_busy`` is the share of the time that the host works. ``host`` is by stage,
+    ``wait`` for the device: medians over turns of the host's loop that launch a step, as launching prompts takes many
+    times as long as launching rows. ``limit`` is the time of reading the weights and the cache once, a mean over decode
+    steps.
     """
 
     async_batching: bool
@@ -52,6 +53,7 @@ def figures(recording: Recording, shape: ModelShape | None, bandwidth: float) ->
     steady_busy = sum(after.seconds for _, after in steady)
     decode = [step for step in steps if not step.prompt_tokens]
     turns = _turns(recording)
+    launching = [turn for turn in turns if turn["packet"]]
     works = sum(turn["step"] - turn["wait"] for turn in turns)
     limit = None
     if shape is not None and decode:
@@ -68,8 +70,8 @@ def figures(recording: Recording, shape: ModelShape | None, bandwidth: float) ->
         decode_step=median(after.start - before.start for before, after in steady) if steady else None,
         limit=limit,
         host_busy=works / recording.seconds,
-        host={stage: _median(turn[stage] for turn in turns) for stage in STAGES},
-        wait=_median(turn["wait"] for turn in turns),
+        host={stage: _median(turn[stage] for turn in launching) for stage in STAGES},
+        wait=_median(turn["wait"] for turn in launching),
     )
 
 
@@ -93,7 +95,7 @@ def _steady(compute: Sequence[StepSpan]) -> list[tuple[StepSpan, StepSpan]]:
 
 
 def _turns(recording: Recording) -> list[dict[str, float]]:
-    """Seconds of each turn of the host's loop that launched a step, by stage, each without the stages in it."""
+    """Seconds of each turn of the host's loop, by stage without the stages in it; ``step`` is all of the turn."""
     turns: list[dict[str, float]] = []
     for span in recording.spans:
         if span.lane == HOST:
@@ -103,7 +105,7 @@ def _turns(recording: Recording) -> list[dict[str, float]]:
     for turn in turns:
         turn["other"] = turn["step"] - sum(turn[stage] for stage in ("schedule", "launch", "accept", "wait"))
         turn["launch"] -= turn["packet"]
-    return [turn for turn in turns if turn["launch"]]
+    return turns
 
 
 def _median(values: Iterable[float]) -> float:

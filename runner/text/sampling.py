@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.config import SamplingConfig
 from runner.errors import ConfigError
-from runner.limits import MAX_LOGPROBS, MAX_STOP_IDS
+from runner.limits import MAX_LOGPROBS, MAX_SAMPLES, MAX_STOP_IDS
 from runner.types import SamplingParams
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ _CHECKS: dict[str, Check] = {
     "top_p": _number(lambda x: 0 < x <= 1, "over 0 and at most 1 (off)"),
     "top_k": _integer(-1, fix="a positive integer, or 0 or -1 (off)"),
     "min_p": _number(lambda x: 0 <= x <= 1, "from 0 (off) to 1"),
-    "n": _integer(1),
+    "n": _integer(1, MAX_SAMPLES, f"an integer from 1 to {MAX_SAMPLES}"),
     "seed": _integer(-_INT64, fix="a 64-bit integer"),
     "stop": _strings,
     "stop_token_ids": _stop_ids,

@@ -1,4 +1,4 @@
-"""The loop and the scheduler without a model: every answer is right, whatever the configuration and the arrivals."""
+"""The loop and the scheduler without a model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from stub_runner import StubLaunched, StubRunner, stub_answer
 
 from runner.engine.core import EngineCore
@@ -35,84 +32,6 @@ def finish(core: EngineCore, limit: int = 20_000) -> list[Sample]:
             return samples
         samples += core.step()
     raise AssertionError("the engine makes no progress")
-
-
-@st.composite
-def scenarios(draw: st.DrawFn) -> tuple[SchedulerConfig, list[tuple[int, list[int], int, int]]]:
-    block_size = draw(st.sampled_from([1, 2, 4, 16]))
-    max_model_len = draw(st.integers(8, 64))
-    fewest = -(-max_model_len // block_size)
-    config = SchedulerConfig(
-        max_num_seqs=draw(st.integers(1, 8)),
-        max_num_batched_tokens=draw(st.integers(4, 80)),
-        max_model_len=max_model_len,
-        block_size=block_size,
-        num_blocks=draw(st.integers(fewest, 4 * fewest)),
-        **draw(st.sampled_from([{}, {"overlap_prefill": True}, {"deterministic": True}])),
-    )
-    head = draw(st.lists(st.integers(0, 3), max_size=20))
-    requests = draw(
-        st.lists(
-            st.tuples(
-                st.integers(0, 12),  # arrives at this step
-                st.lists(st.integers(0, 3), min_size=1, max_size=max_model_len // 2).map(
-                    lambda own: (head + own)[: max_model_len - 1]
-                ),
-                st.integers(1, 24),  # max_tokens
-                st.integers(1, 3),  # n
-            ),
-            min_size=1,
-            max_size=14,
-        )
-    )
-    return config, requests
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    scenarios(),
-    st.booleans(),
-    st.booleans(),
-    st.sampled_from([0, 100, 400]),
-    st.dictionaries(st.integers(0, 13), st.integers(0, 13), max_size=6),
-    st.integers(0, 20),
-)
-def test_every_answer_is_right(
-    scenario: tuple, async_batching: bool, prefix_caching: bool, stop_below: int, aborts: dict[int, int], closed_at: int
-) -> None:
-    """``aborts`` are requests, by the step before which they end, wherever they are; prompts in flight go first.
-
-    The input is said to be closed before step ``closed_at``, whether or not more comes.
-    """
-    config, requests = scenario
-    core = make_core(config, stop_below, async_batching=async_batching, prefix_caching=prefix_caching)
-    samples, aborted, arrivals = [], set(), sorted(enumerate(requests), key=lambda item: item[1][0])
-    for step in range(14):
-        due = [item for item in arrivals if item[1][0] == step]
-        samples += core.add([request(i, prompt, n, max_tokens=m) for i, (_, prompt, m, n) in due])
-        if step in aborts:
-            chunks = [chunk for launched in core._prompts for chunk in launched.plan.chunks]
-            victim = chunks[0].sequence.request_id if chunks else aborts[step]
-            aborted.add(victim)
-            samples += core.abort({(victim, index) for index in range(3)})
-        if step == closed_at:
-            core.close_input()
-        samples += core.step()
-    samples += finish(core)
-    expected = {
-        (i, index): stub_answer(prompt, min(m, config.max_model_len - len(prompt)), stop_below)
-        for i, (_, prompt, m, n) in enumerate(requests)
-        for index in range(n)
-    }
-    assert sorted((s.request_id, s.sample_index) for s in samples) == sorted(expected)
-    for sample in samples:
-        answer = expected[sample.request_id, sample.sample_index]
-        if sample.finish_reason is FinishReason.ABORT:
-            assert sample.request_id in aborted
-            assert sample.token_ids == answer[: len(sample.token_ids)]
-        else:
-            assert sample.token_ids == answer
-            assert sample.finish_reason is (FinishReason.STOP if answer[-1] < stop_below else FinishReason.LENGTH)
 
 
 CONFIG = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=128, block_size=4, num_blocks=64)
@@ -193,81 +112,6 @@ def test_nothing_is_scheduled_past_max_tokens() -> None:
     assert core.stats().steps == 3
 
 
-class FailingRunner(StubRunner):
-    """Runs out of memory when a step has more rows than ``rows``."""
-
-    rows = 2
-
-    def launch(self, plan, table):  # type: ignore[no-untyped-def]
-        if len(plan.slots) > self.rows:
-            raise torch.OutOfMemoryError
-        return super().launch(plan, table)
-
-
-@pytest.mark.parametrize("async_batching", [True, False])
-def test_out_of_memory_shrinks_the_batch(async_batching: bool) -> None:
-    core = EngineCore(Scheduler(CONFIG), FailingRunner(4), async_batching=async_batching)
-    core.add([request(i, [i, 1], max_tokens=10) for i in range(6)])
-    samples = finish(core)
-    assert {s.request_id: s.token_ids for s in samples} == {i: stub_answer([i, 1], 10, 0) for i in range(6)}
-    assert core.scheduler.room.max_running == 2
-
-
-@pytest.mark.parametrize("fails", ["launch", "results"])
-@pytest.mark.parametrize("overlap_prefill", [True, False])
-def test_prompts_that_do_not_fit_take_smaller_steps_and_leave_the_rows_alone(overlap_prefill: bool, fails: str) -> None:
-    class Crowded(StubRunner):
-        def launch(self, plan, table):  # type: ignore[no-untyped-def]
-            self.check("launch", plan)
-            return super().launch(plan, table)
-
-        def results(self, launched):  # type: ignore[no-untyped-def]
-            self.check("results", launched.plan)
-            return super().results(launched)
-
-        def check(self, where, plan):  # type: ignore[no-untyped-def]
-            if where == fails and plan.num_prefill_tokens > 300:
-                raise torch.OutOfMemoryError
-
-    config = SchedulerConfig(8, 1000, 1000, 16, 400, overlap_prefill=overlap_prefill)
-    core = EngineCore(Scheduler(config), Crowded(16, late_prompts=overlap_prefill))
-    prompts = [[i, *range(5 + 67 * i % 700)] for i in range(20)]
-    for few in (prompts[:1], prompts[1:]):  # the long ones come when there is a row that decodes
-        core.add([request(prompt[0], prompt, max_tokens=40) for prompt in few])
-        for _ in range(5):
-            core.step()
-    samples = finish(core)
-    assert {s.request_id: s.token_ids for s in samples} == {i: stub_answer(p, 40, 0) for i, p in enumerate(prompts)}
-    assert core.scheduler.room.max_running == 8
-    assert 150 <= core.scheduler.max_prompt_tokens <= 300
-
-
-@pytest.mark.parametrize("overlap_prefill", [True, False])
-@pytest.mark.parametrize("count", [1, 2])
-def test_short_prompts_that_do_not_fit_beside_rows_are_not_taken_for_lone_ones(
-    overlap_prefill: bool, count: int
-) -> None:
-    class Full(StubRunner):
-        rows = 6
-
-        def launch(self, plan, table):  # type: ignore[no-untyped-def]
-            if plan.chunks and sum(s is not None for s in table.sequences) > self.rows:
-                raise torch.OutOfMemoryError
-            return super().launch(plan, table)
-
-    config = replace(CONFIG, max_num_seqs=8, overlap_prefill=overlap_prefill)
-    core = EngineCore(Scheduler(config), Full(4, late_prompts=overlap_prefill))
-    core.add([request(i, [i, 1], max_tokens=20) for i in range(6)])
-    samples = []
-    for _ in range(6):
-        samples += core.step()
-    core.add([request(6 + i, [i, 2], max_tokens=20) for i in range(count)])
-    samples += finish(core)
-    assert len(samples) == 6 + count
-    assert all(sample.error is None for sample in samples)
-    assert core.scheduler.room.max_running >= 3
-
-
 def test_those_that_stream_are_told_every_few_steps_however_many_a_call_launches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -284,16 +128,6 @@ def test_those_that_stream_are_told_every_few_steps_however_many_a_call_launches
         silence.append(0 if chunks else silence[-1] + 1)
     assert told > 50
     assert max(silence) < 6
-
-
-def test_a_lone_row_that_does_not_fit_is_given_up() -> None:
-    runner = FailingRunner(4)
-    runner.rows = 0
-    core = EngineCore(Scheduler(CONFIG), runner)
-    core.add([request(0, [1, 2], max_tokens=10)])
-    (sample,) = finish(core)
-    assert sample.finish_reason is FinishReason.ERROR
-    assert sample.error.startswith("out_of_memory")
 
 
 def test_repetition_stop() -> None:

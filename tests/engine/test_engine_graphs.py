@@ -98,7 +98,7 @@ def asked_after_each_step(core: EngineCore) -> list[tuple[Step, tuple[int, int, 
 
     def note(launched: Launched, num_rows: int) -> None:
         plan, before = launched.plan, len(asked.asked)
-        beside = " beside" if plan.beside_rows or (not plan.chunks and runner._has_prompts) else ""
+        beside = " beside" if plan.beside_rows or (not plan.chunks and runner._num_prompts) else ""
         prepare(launched, num_rows)
         runner._device.synchronize()  # else it would be asked later
         which = "prompts first" if plan.holds_rows else ("prompts" if plan.chunks else "rows") + beside

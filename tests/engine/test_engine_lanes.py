@@ -279,9 +279,9 @@ def test_prompts_leave_room_on_the_device_where_rows_decode_beside_them(monkeypa
     device, schedule = core.runner._device, core.scheduler.schedule_prompts
     beside, rooms = [], []
 
-    def scheduled() -> StepPlan | None:
+    def scheduled(**how: bool) -> StepPlan | None:
         running = len(core.scheduler.roster.running)
-        plan = schedule()
+        plan = schedule(**how)
         if plan is not None:
             beside.append(plan.beside_rows)
             assert plan.beside_rows == (running > 0)

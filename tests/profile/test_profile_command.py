@@ -131,15 +131,22 @@ def test_figures_of_a_known_recording() -> None:
         Span("host", "step", 0.0, 3.0),
         Span("host", "schedule", 0.0, 0.3, 1),
         Span("host", "launch", 0.3, 0.6, 1),
-        Span("host", "packet", 0.4, 0.2, 2),
+        Span("host", "packet", 0.4, 0.25, 2),
         Span("host", "wait", 0.9, 1.5, 1),
+        Span("host", "accept", 2.4, 0.2, 1),
         Span("host", "step", 3.0, 1.0),  # launches nothing
-        Span("host", "wait", 3.0, 1.0, 1),
+        Span("host", "wait", 3.0, 0.6, 1),
+        Span("host", "accept", 3.6, 0.3, 1),
         Span("host", "step", 4.0, 0.5),
-        Span("host", "launch", 4.1, 0.2, 1),
+        Span("host", "schedule", 4.0, 0.05, 1),
+        Span("host", "launch", 4.05, 0.2, 1),
+        Span("host", "packet", 4.05, 0.04, 2),
         Span("host", "accept", 4.3, 0.1, 1),
         Span("host", "step", 6.0, 0.5),
+        Span("host", "schedule", 6.0, 0.1, 1),
         Span("host", "launch", 6.1, 0.3, 1),
+        Span("host", "packet", 6.1, 0.06, 2),
+        Span("host", "wait", 6.4, 0.02, 1),
     ]
     shape = ModelShape(step_bytes=1000, weight_bytes=0, decode_flops=0, prefill_flops=0, kv_bytes=10)
     found = figures(Recording(True, [*host, *compute]), shape, bandwidth=1000.0)
@@ -147,10 +154,10 @@ def test_figures_of_a_known_recording() -> None:
     assert (found.busy, found.idle) == (6 / 7.5, 1.5 / 7.5)
     assert (found.steady_idle, found.decode_step) == (0.5 / 2.5, 2.5)
     assert found.limit == (1000 + 200 * 10) / 1000
-    expected = {"schedule": 0.0, "packet": 0.0, "launch": 0.3, "accept": 0.0, "other": 0.2}
+    expected = {"schedule": 0.1, "packet": 0.06, "launch": 0.24, "accept": 0.1, "other": 0.15}
     assert found.host == pytest.approx(expected)
-    assert found.wait == 0
-    assert found.host_busy == pytest.approx((1.5 + 0.5 + 0.5) / 8.5)
+    assert found.wait == 0.02
+    assert found.host_busy == pytest.approx((1.5 + 0.4 + 0.5 + 0.48) / 8.5)
 
 
 def test_a_slice_of_prompts_alone_has_no_decode_figures() -> None:

@@ -87,6 +87,7 @@ def watched_engine(settings: EngineSettings) -> WatchedEngine:
     assert isinstance(core.runner, ModelRunner)
     recorder = device.recorder
     stages: list[tuple[Any, str, str]] = [
+        (core.scheduler, "schedule_first_prompts", "schedule"),
         (core.scheduler, "schedule_prompts", "schedule"),
         (core.scheduler, "schedule_rows", "schedule"),
         (core.runner, "launch", "launch"),
@@ -124,8 +125,8 @@ class _Counted:
 
 
 def _staged(method: Callable[..., Any], stage: str, recorder: Recorder) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **more: Any) -> Any:
         with recorder.host(stage):
-            return method(*arguments)
+            return method(*arguments, **more)
 
     return call
