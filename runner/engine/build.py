@@ -143,7 +143,10 @@ def _rehearse(
     config: SchedulerConfig,
     device: Device,
 ) -> None:
-    """Has all compiled and loaded that the first rows need beside wide linears, with layers bound to any cache."""
+    """Has all compiled and loaded that the first rows need, but for the kernels of wide linears, which are already.
+
+    With layers bound to any cache.
+    """
     modules = [decoder_layers(model)[0], *filter(None, [model.get_output_embeddings()])]
     with Rehearsal() as rehearsal:
         rehearsal.start(kernel_calls(backend, config, _vocab_size(model)))

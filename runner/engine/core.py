@@ -188,11 +188,11 @@ class EngineCore:
     def _shrink(self, failed: list[StepPlan]) -> list[Sample]:
         """Out of memory: halves the prompts of a step or the batch, and computes the rows of all that failed again.
 
-        A row that is alone is given up.
+        A row that was alone is given up; for a step whose prompts have all been aborted nothing is halved.
         """
         self.runner.recover()
         scheduler = self.scheduler
-        tokens, num_rows = failed[0].num_prefill_tokens, scheduler.roster.num_occupied
+        tokens, num_rows = failed[0].num_prefill_tokens, failed[0].num_seated
         samples: list[Sample] = []
         if tokens > _FEW_TOKENS:
             scheduler.max_prompt_tokens = tokens // 2
@@ -205,7 +205,7 @@ class EngineCore:
             reason = "out_of_memory: one sequence alone does not fit on the device"
             samples = scheduler.roster.give_up(failed[0].slots[0], reason)
         else:
-            scheduler.room.max_running = num_rows // 2
+            scheduler.room.max_running = min(scheduler.room.max_running, num_rows // 2)
             log.warning(
                 "The device ran out of memory; at most %d sequences run from now on", scheduler.room.max_running
             )

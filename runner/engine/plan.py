@@ -35,6 +35,7 @@ class StepPlan:
     shares_reads: bool = False  # the decode rows read it once
     beside_rows: bool = False  # of prompts: there are rows that decode at the same time
     holds_rows: bool = False  # of prompts: rows, where there are any, wait until these are computed
+    num_seated: int = 0  # sequences that have a place, these among them
     after_prompts: bool = False  # may write where prompts in flight still do: not before they have passed
 
     sampled: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))

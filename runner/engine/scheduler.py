@@ -38,7 +38,7 @@ class Scheduler:
         self.stats = EngineStats(kv_blocks_total=config.num_blocks)
         self.room = Room(config, self.roster)
         self.max_prompt_tokens = config.max_num_batched_tokens  # in one step; lowered when memory runs out
-        self._prompt_steps = 0  # since the last step of rows, where rows wait for prompts
+        self._prompt_steps = 0  # since the last step of rows, where they take turns
         self._input_closed = False
 
     def add(self, sequence: Sequence) -> None:
@@ -125,6 +125,7 @@ class Scheduler:
         if plan.is_empty:
             return None
         plan.seal()
+        plan.num_seated = self.roster.num_occupied
         self.slots.in_flight[plan.sampled] += 1
         self.stats.steps += 1
         if plan.chunks and not self.config.overlap_prefill:
@@ -134,7 +135,7 @@ class Scheduler:
         return plan
 
     def _start_running(self, plan: StepPlan) -> None:
-        """After prompts are launched or, where rows do not wait for them, once they are computed."""
+        """After prompts are launched or, where they have a lane of their own, once they are computed."""
         self.roster.start_running(plan.sampled)
         if self._shared_reads is not None:
             self._shared_reads.starts(plan.sampled)

@@ -108,9 +108,11 @@ def test_out_of_memory_while_rows_wait_loses_nothing(of_rows: bool) -> None:
         def results(self, launched: StubLaunched) -> StepResults:
             if self.left and bool(len(launched.plan.decode)) == of_rows:
                 self.left -= 1
+                held.append(any(prompts.plan.holds_rows for prompts in core._prompts))
                 raise torch.OutOfMemoryError
             return super().results(launched)
 
+    held: list[bool] = []
     runner = Fails(4, late_prompts=True)
     core = EngineCore(Scheduler(BESIDE), runner)
     core.add([request(i, [i] * 16, max_tokens=20) for i in range(4)])
@@ -120,5 +122,5 @@ def test_out_of_memory_while_rows_wait_loses_nothing(of_rows: bool) -> None:
     core.close_input()
     runner.left = 1
     answers = {sample.request_id: sample.token_ids for sample in finish(core)}
-    assert not runner.left
+    assert held == [True]
     assert answers == {i: stub_answer([i] * 16, 20 if i < 4 else 60, 0) for i in range(16)}

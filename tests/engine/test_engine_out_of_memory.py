@@ -10,6 +10,7 @@ from stub_runner import StubLaunched, StubRunner, stub_answer
 from test_engine_core import CONFIG, finish, request
 
 from runner.engine.core import EngineCore
+from runner.engine.plan import StepPlan
 from runner.engine.results import StepResults
 from runner.engine.scheduler import Scheduler
 from runner.engine.scheduler_config import SchedulerConfig
@@ -17,19 +18,23 @@ from runner.types import FinishReason
 
 
 class FailingRunner(StubRunner):
-    """Runs out of memory when a step has more rows than ``rows``."""
+    """Runs out of memory when a step has more sequences than ``most``, or more rows that decode."""
 
-    rows = 2
+    most = 2
+    of_rows = False
 
     def launch(self, plan, table):  # type: ignore[no-untyped-def]
-        if len(plan.slots) > self.rows:
+        if len(plan.decode if self.of_rows else plan.slots) > self.most:
             raise torch.OutOfMemoryError
         return super().launch(plan, table)
 
 
+@pytest.mark.parametrize("of_rows", [True, False])
 @pytest.mark.parametrize("async_batching", [True, False])
-def test_out_of_memory_shrinks_the_batch(async_batching: bool) -> None:
-    core = EngineCore(Scheduler(CONFIG), FailingRunner(4), async_batching=async_batching)
+def test_out_of_memory_shrinks_the_batch(async_batching: bool, of_rows: bool) -> None:
+    runner = FailingRunner(4)
+    runner.of_rows = of_rows
+    core = EngineCore(Scheduler(CONFIG), runner, async_batching=async_batching)
     core.add([request(i, [i, 1], max_tokens=10) for i in range(6)])
     samples = finish(core)
     assert {s.request_id: s.token_ids for s in samples} == {i: stub_answer([i, 1], 10, 0) for i in range(6)}
@@ -38,7 +43,7 @@ def test_out_of_memory_shrinks_the_batch(async_batching: bool) -> None:
 
 def test_a_lone_row_that_does_not_fit_is_given_up() -> None:
     runner = FailingRunner(4)
-    runner.rows = 0
+    runner.most = 0
     core = EngineCore(Scheduler(CONFIG), runner)
     core.add([request(0, [1, 2], max_tokens=10)])
     (sample,) = finish(core)
@@ -99,6 +104,71 @@ def test_short_prompts_that_do_not_fit_beside_rows_are_not_taken_for_lone_ones(
     assert len(samples) == 6 + count
     assert all(sample.error is None for sample in samples)
     assert core.scheduler.room.max_running >= 3
+
+
+@pytest.mark.parametrize("fails", ["launch", "results"])
+@pytest.mark.parametrize("overlap_prefill", [True, False])
+def test_a_prompt_that_failed_beside_a_row_is_not_given_up_though_that_has_ended_since(
+    overlap_prefill: bool, fails: str
+) -> None:
+    class Full(StubRunner):
+        failing: tuple[StepPlan, ...] = ()
+
+        def launch(self, plan, table):  # type: ignore[no-untyped-def]
+            live = sum(s is not None and not table.gone[i] for i, s in enumerate(table.sequences))
+            fails_now = bool(plan.chunks) and live > 1
+            if fails_now and fails == "launch":
+                raise torch.OutOfMemoryError
+            if fails_now:
+                self.failing += (plan,)
+            return super().launch(plan, table)
+
+        def results(self, launched):  # type: ignore[no-untyped-def]
+            if any(launched.plan is plan for plan in self.failing):
+                raise torch.OutOfMemoryError
+            return super().results(launched)
+
+    for length in range(2, 12):
+        config = SchedulerConfig(8, 64, 256, 4, 400, overlap_prefill=overlap_prefill)
+        core, samples = EngineCore(Scheduler(config), Full(4, late_prompts=overlap_prefill)), []
+        core.add([request(0, [1] * 8, max_tokens=length)])
+        for _ in range(5):
+            samples += core.step()
+        core.add([request(1, [2] * 8, max_tokens=20)])
+        samples += finish(core)
+        assert {s.request_id: s.token_ids for s in samples} == {
+            0: stub_answer([1] * 8, length, 0),
+            1: stub_answer([2] * 8, 20, 0),
+        }
+
+
+@pytest.mark.parametrize("overlap_prefill", [True, False])
+def test_a_failure_amid_another_gives_up_none_that_ran_beside_others(overlap_prefill: bool) -> None:
+    class Fails(StubRunner):
+        stage = 0
+
+        def launch(self, plan, table):  # type: ignore[no-untyped-def]
+            if self.stage == 1 and plan.chunks:
+                self.stage = 2
+                raise torch.OutOfMemoryError
+            return super().launch(plan, table)
+
+        def results(self, launched):  # type: ignore[no-untyped-def]
+            if self.stage == 2:
+                self.stage = 3
+                raise torch.OutOfMemoryError
+            return super().results(launched)
+
+    runner = Fails(4, late_prompts=overlap_prefill)
+    core = EngineCore(Scheduler(SchedulerConfig(8, 64, 256, 4, 400, overlap_prefill=overlap_prefill)), runner)
+    core.add([request(i, [i] * 8, max_tokens=40) for i in range(5)])
+    for _ in range(6):
+        core.step()
+    core.add([request(9, [9] * 8, max_tokens=40)])
+    runner.stage = 1
+    answers = {sample.request_id: sample.token_ids for sample in finish(core)}
+    assert runner.stage == 3
+    assert answers == {i: stub_answer([i] * 8, 40, 0) for i in (0, 1, 2, 3, 4, 9)}
 
 
 @pytest.mark.parametrize("overlap_prefill", [True, False])
