@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from stub_runner import StubLaunched, StubRunner, stub_answer
 from test_engine_core import CONFIG, finish, request
 
 from runner.engine.core import EngineCore
-from runner.engine.plan import StepPlan
+from runner.engine.plan import Chunk, StepPlan
 from runner.engine.results import StepResults
 from runner.engine.scheduler import Scheduler
 from runner.engine.scheduler_config import SchedulerConfig
@@ -168,7 +170,16 @@ def test_a_failure_amid_another_gives_up_none_that_ran_beside_others(overlap_pre
     runner.stage = 1
     answers = {sample.request_id: sample.token_ids for sample in finish(core)}
     assert runner.stage == 3
+    assert core.scheduler.room.max_running == 2  # half of the five that ran, not of the six with the prompt
     assert answers == {i: stub_answer([i] * 8, 40, 0) for i in (0, 1, 2, 3, 4, 9)}
+
+
+@pytest.mark.parametrize(("slots", "abandoned"), [((2, 4), False), ((-1, 4), False), ((-1, 3), True), ((), False)])
+def test_prompts_are_abandoned_once_none_of_them_has_its_slot(slots: tuple[int, ...], abandoned: bool) -> None:
+    """They had slots 2 and 4."""
+    sequences: list[Any] = [SimpleNamespace(slot=slot) for slot in slots]
+    chunks = [Chunk(sequence, slot, 0, 1, final=False) for sequence, slot in zip(sequences, (2, 4), strict=False)]
+    assert StepPlan(chunks=chunks).is_abandoned == abandoned
 
 
 @pytest.mark.parametrize("overlap_prefill", [True, False])
