@@ -60,7 +60,7 @@ class StubRunner:
         self._tables: dict[int, dict[int, int]] = {}
         self._lengths: dict[int, int] = {}
         self._late: deque[Callable[[], None]] = deque()
-        self._unread: dict[int, set[tuple[int, int]]] = {}  # what each step in flight has written, by its plan's id
+        self._unread: dict[int, set[tuple[int, int]]] = {}  # what there is of each step in flight, by its plan's id
 
     def launch(self, plan: StepPlan, table: SlotTable) -> StubLaunched:
         written = self._unread[id(plan)] = set()
@@ -126,7 +126,10 @@ class StubRunner:
         history = [*prompt.tolist(), *(stub_token(prompt, i) for i in range(stop - len(prompt)))]
         for position in range(start, stop):
             self._content[self._place(slot, position)] = tuple(history[: position + 1])
-            written.add(self._place(slot, position))
+        places = {self._place(slot, position) for position in range(start, stop)}
+        for others in self._unread.values():
+            others -= places  # what an earlier step has written there is gone
+        written |= places
         for position in range(stop):
             assert self._content.get(self._place(slot, position)) == tuple(history[: position + 1]), (
                 f"slot {slot} reads position {position}, which holds another sequence's KV"
