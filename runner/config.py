@@ -159,9 +159,7 @@ class EngineConfig:
     block_size: int = runtime(16, "Tokens per KV block")
     num_kv_blocks: int | None = runtime(None, "KV blocks; default: measured")
     enable_prefix_caching: bool = runtime(True, "Reuse the KV blocks of shared prompt beginnings")
-    overlap_prefill: bool | None = runtime(
-        None, "Compute prompts beside running rows (async_batching, not deterministic); default: on an H100 or H200"
-    )
+    overlap_prefill: bool | None = runtime(None, "Prompts beside rows (async, not deterministic); default: H100, H200")
     async_batching: bool = runtime(True, "Prepare step N+1 while N computes; false takes turns")
     enforce_eager: bool = runtime(False, "No compile, no CUDA graphs")
     compile: bool = runtime(True, "torch.compile on CUDA")
