@@ -48,7 +48,9 @@ class CudaStream(Stream):
     def enqueue(
         self, operation: Callable[[], None], reads: Sequence[Buffer] = (), writes: Sequence[Buffer] = ()
     ) -> None:
-        with self.stream:  # not torch.cuda.stream(...): Python of its own, which a step would pay three times
+        # Not torch.cuda.stream(...): Python of its own, which a step would pay three times. But a stream is not entered
+        # twice: no operation enqueues another on its own stream.
+        with self.stream:
             operation()
 
     def wait(self, event: Event) -> None:
